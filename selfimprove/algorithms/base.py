@@ -1,0 +1,158 @@
+"""The slots that an algorithm fills.
+
+An algorithm is data: a gin file builds an `Algorithm` whose fields are
+records (see `types.record`). Nothing in the framework asks for its name.
+
+| slot      | signature                                               |
+|-----------|---------------------------------------------------------|
+| `rollout` | (policy, params, prompts, key) -> Rollout               |
+| `reward`  | in graph: (rollout, prompts) -> f32[b turns];           |
+|           | on the host: see `HostReward`                           |
+| `combine` | (rewards f32[b turns]) -> f32[b turns]                  |
+| `label`   | (rollout, rewards) -> f32[b], the weight of each sample |
+| `credit`  | (rollout, rewards) -> f32[b t]                          |
+| `terms`   | name -> `Term`                                          |
+| `needs`   | names of the streams that the terms read                |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from selfimprove import types
+from selfimprove.types import Estimate, Experience, Prompts, Rollout, Scores
+
+
+class RolloutFn(Protocol):
+  """Samples attempts. Group size, lengths and temperature are its fields."""
+
+  @property
+  def group_size(self) -> int:
+    """Rows of the rollout per prompt."""
+
+  def __call__(
+      self,
+      policy: Any,
+      params: types.Params,
+      prompts: Prompts,
+      key: jax.Array,
+  ) -> Rollout:
+    """Returns `p * group_size` rows; a pure function, called inside jit."""
+
+
+class RewardFn(Protocol):
+  """Judges attempts inside the graph."""
+
+  def __call__(
+      self, rollout: Rollout, prompts: Prompts
+  ) -> Float[Array, 'b turns']:
+    """Returns one reward per attempt."""
+
+
+@runtime_checkable
+class HostReward(Protocol):
+  """Judges attempts on the host, from text.
+
+  The training step is then two programs with the verdicts between them.
+  """
+
+  def judge(
+      self,
+      attempts: Sequence[Sequence[str]],
+      references: Sequence[Mapping[str, Any]],
+  ) -> np.ndarray:
+    """Returns f32[b turns] for `b` rows of attempt texts and data rows."""
+
+
+class CombineFn(Protocol):
+  """Shapes the verifier's rewards into those that are credited."""
+
+  def __call__(
+      self, rewards: Float[Array, 'b turns']
+  ) -> Float[Array, 'b turns']:
+    """Returns shaped rewards, one per attempt."""
+
+
+class LabelFn(Protocol):
+  """Chooses samples."""
+
+  def __call__(
+      self, rollout: Rollout, rewards: Float[Array, 'b turns']
+  ) -> Float[Array, 'b']:
+    """Returns the weight of each sample; 0 drops it."""
+
+
+class CreditFn(Protocol):
+  """Turns rewards into advantages of tokens."""
+
+  def __call__(
+      self, rollout: Rollout, rewards: Float[Array, 'b turns']
+  ) -> Float[Array, 'b t']:
+    """Returns the advantage of each token, 0 outside `loss_mask`."""
+
+
+class TermFn(Protocol):
+  """One summand of the loss, per token."""
+
+  def __call__(
+      self, experience: Experience, scores: Scores
+  ) -> Float[Array, 'b t']:
+    """Returns the loss of each token; slots outside `loss_mask` are ignored."""
+
+
+class AggregateFn(Protocol):
+  """Reduces per-token values to an undivided mean."""
+
+  def __call__(
+      self,
+      values: Float[Array, 'b t'],
+      mask: Bool[Array, 'b t'],
+      weight: Float[Array, 'b'],
+  ) -> Estimate:
+    """Returns sum and count; the count must not depend on `values`."""
+
+
+@types.record
+class Term:
+  """One summand of the loss.
+
+  Attributes:
+    fn: per-token loss.
+    aggregate: how its tokens are averaged.
+    weight: coefficient; a tuple gives one coefficient per attempt.
+    turns: attempts that the term sees and counts; None for all.
+  """
+
+  fn: TermFn
+  aggregate: AggregateFn
+  weight: float | tuple[float, ...] | Array = 1.0
+  turns: tuple[int, ...] | None = types.static(default=None)
+
+
+@types.record
+class Algorithm:
+  """What is sampled, how it is judged and credited, and what is minimised.
+
+  Attributes:
+    rollout: prompts -> samples.
+    reward: samples -> rewards, in graph or on the host.
+    combine: rewards -> shaped rewards.
+    label: samples and rewards -> sample weights.
+    credit: samples and shaped rewards -> advantages.
+    terms: summands of the loss by name; metrics are logged as `loss/<name>`.
+    needs: streams that the terms read: `ref_logprobs`, `old_logprobs`
+      (without gradient), `entropy`, `exact_kl` (with gradient).
+  """
+
+  rollout: RolloutFn
+  reward: RewardFn | HostReward
+  combine: CombineFn
+  label: LabelFn
+  credit: CreditFn
+  terms: Mapping[str, Term]
+  needs: tuple[str, ...] = types.static(default=())

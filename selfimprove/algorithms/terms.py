@@ -1,0 +1,130 @@
+"""Summands of a loss, per token: fillers of `Term.fn`.
+
+All are to be minimised. Tokens outside `loss_mask` are made harmless before the
+exponentials: an aggregate can drop an infinite value, but not the NaN that
+differentiating it makes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from selfimprove import types
+from selfimprove.ops import divergences, losses
+from selfimprove.types import Experience, Scores
+
+
+@types.record
+class PolicyGradient:
+  """REINFORCE (`ops.losses.reinforce`)."""
+
+  def __call__(
+    self, experience: Experience, scores: Scores
+  ) -> Float[Array, 'b t']:
+    """Returns the policy-gradient loss of each token."""
+    return losses.reinforce(scores.logprobs, experience.advantages)
+
+
+@types.record
+class ClippedSurrogate:
+  """PPO's loss (`ops.losses.clipped_surrogate`); needs `old_logprobs`.
+
+  Attributes:
+    clip_low: how far below 1 the ratio is rewarded, in (0, 1].
+    clip_high: how far above 1 the ratio is rewarded, above 0.
+  """
+
+  clip_low: float | Array = 0.2
+  clip_high: float | Array = 0.2
+
+  def __call__(
+    self, experience: Experience, scores: Scores
+  ) -> Float[Array, 'b t']:
+    """Returns the clipped policy-gradient loss of each token."""
+    return losses.clipped_surrogate(
+      _on_loss(scores.logprobs, experience),
+      _on_loss(experience.stream('old_logprobs'), experience),
+      experience.advantages,
+      clip_low=self.clip_low,
+      clip_high=self.clip_high,
+    )
+
+
+@types.record
+class Imitation:
+  """Negative log-likelihood (`ops.losses.likelihood`)."""
+
+  def __call__(
+    self, experience: Experience, scores: Scores
+  ) -> Float[Array, 'b t']:
+    """Returns the negative log-likelihood of each token."""
+    del experience  # Which tokens to imitate is in its `loss_mask`.
+    return losses.likelihood(scores.logprobs)
+
+
+@types.record
+class ReferenceKL:
+  """Divergence from the reference, estimated; needs `ref_logprobs`.
+
+  Attributes:
+    estimator: `ops.divergences.k2` or `k3`, or another function of logprobs and
+      reference logprobs whose gradient vanishes where they are equal.
+  """
+
+  estimator: Callable[[Array, Array], Array] = types.static(
+    default=divergences.k3
+  )
+
+  def __post_init__(self) -> None:
+    # Configuration systems and type checkers wrap functions.
+    if inspect.unwrap(self.estimator) is inspect.unwrap(divergences.k1):
+      raise ValueError(
+        'ReferenceKL got estimator k1: as a loss its gradient does not '
+        'contain the reference, so it anchors nothing; use k2 or k3, or '
+        'subtract k1 from the reward.'
+      )
+
+  def __call__(
+    self, experience: Experience, scores: Scores
+  ) -> Float[Array, 'b t']:
+    """Returns the estimated divergence at each token."""
+    ref_logprobs = jax.lax.stop_gradient(experience.stream('ref_logprobs'))
+    return self.estimator(
+      _on_loss(scores.logprobs, experience),
+      _on_loss(ref_logprobs, experience),
+    )
+
+
+@types.record
+class ExactKL:
+  """Divergence from the reference over the vocabulary; needs `exact_kl`."""
+
+  def __call__(
+    self, experience: Experience, scores: Scores
+  ) -> Float[Array, 'b t']:
+    """Returns the divergence of each next-token distribution."""
+    del experience  # The stream was computed against the reference already.
+    return scores.stream('exact_kl')
+
+
+@types.record
+class EntropyBonus:
+  """Minus the entropy: a positive weight rewards it; needs `entropy`."""
+
+  def __call__(
+    self, experience: Experience, scores: Scores
+  ) -> Float[Array, 'b t']:
+    """Returns minus the entropy of each next-token distribution."""
+    del experience  # Entropy is a property of the policy alone.
+    return -scores.stream('entropy')
+
+
+def _on_loss(
+  values: Float[Array, 'b t'], experience: Experience
+) -> Float[Array, 'b t']:
+  return jnp.where(experience.rollout.loss_mask, values, 0)

@@ -1,0 +1,1 @@
+"""Problems: the only room that knows seqio, TensorFlow and tfds."""

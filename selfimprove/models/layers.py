@@ -1,0 +1,194 @@
+"""The block of the decoder, as Flax Linen modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from selfimprove import partitioning
+from selfimprove.models.attention import KeyValue, attend, rotate
+from selfimprove.models.config import TransformerConfig
+
+_ACTIVATIONS = {
+    'silu': nn.silu,
+    'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
+}
+
+
+def _kernel(names: Sequence[str], in_axes: Sequence[int]) -> nn.initializers.Initializer:
+  """Normal initialiser with variance 1 / fan-in and named axes."""
+  out_axes = tuple(i for i in range(len(names)) if i not in in_axes)
+  init = nn.initializers.variance_scaling(
+      1.0, 'fan_in', 'normal', in_axis=tuple(in_axes), out_axis=out_axes
+  )
+  return nn.with_logical_partitioning(init, tuple(names))
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * (offset + scale), computed in f32 (arXiv 1910.07467)."""
+
+  config: TransformerConfig
+  axis: str = 'norm'
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '... d']) -> Float[Array, '... d']:
+    config = self.config
+    init = nn.initializers.constant(1.0 - config.norm_offset)
+    scale = self.param(
+        'scale',
+        nn.with_logical_partitioning(init, (self.axis,)),
+        (x.shape[-1],),
+        jnp.dtype(config.param_dtype),
+    )
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    gain = (scale.astype(jnp.float32) + config.norm_offset).reshape(
+        (1,) * (x.ndim - 1) + (-1,)
+    )
+    normed = wide * jax.lax.rsqrt(mean_square + config.norm_eps) * gain
+    return normed.astype(x.dtype)
+
+
+class Projection(nn.Module):
+  """A linear map over the last axes, with named axes and perhaps a bias."""
+
+  config: TransformerConfig
+  shape: tuple[int, ...]
+  names: tuple[str, ...]
+  inputs: int = 1
+  use_bias: bool = False
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
+    dtype, stored = map(
+        jnp.dtype, (self.config.dtype, self.config.param_dtype)
+    )
+    init = _kernel(self.names, range(self.inputs))
+    kernel = self.param('kernel', init, self.shape, stored).astype(dtype)
+    contract = tuple(range(x.ndim - self.inputs, x.ndim))
+    out = jax.lax.dot_general(
+        x, kernel, ((contract, tuple(range(self.inputs))), ((), ()))
+    )
+    if self.use_bias:
+      names = self.names[self.inputs :]
+      zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
+      bias = self.param('bias', zeros, self.shape[self.inputs :], stored)
+      out = out + bias.astype(dtype)[(None,) * (out.ndim - bias.ndim)]
+    return out
+
+
+class Attention(nn.Module):
+  """Grouped-query attention over cached parts and over its own tokens."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(
+      self,
+      x: Float[Array, 'b n d'],
+      positions: Int[Array, 'b n'],
+      frequencies: Float[Array, 'half'],
+      window: Int[Array, ''] | int | None,
+      shared: Sequence[KeyValue],
+      own: KeyValue | None,
+      index: Int[Array, ''] | int,
+  ) -> tuple[Float[Array, 'b n d'], KeyValue]:
+    config = self.config
+    d, k = config.embed_dim, config.head_dim
+    query = self._project('query', config.num_heads, 'heads')(x)
+    keys = self._project('key', config.num_kv_heads, 'kv_heads')(x)
+    values = self._project('value', config.num_kv_heads, 'kv_heads')(x)
+    if config.qk_norm:
+      query = RMSNorm(config, 'head_size', name='query_norm')(query)
+      keys = RMSNorm(config, 'head_size', name='key_norm')(keys)
+    scale = config.query_scale or k**-0.5
+    query = rotate(query, positions, frequencies) * scale
+    fresh = KeyValue(
+        keys=rotate(keys, positions, frequencies).transpose(0, 2, 1, 3),
+        values=values.transpose(0, 2, 1, 3),
+        positions=positions,
+    )
+    own = fresh if own is None else _append(own, fresh, index)
+    mixed = attend(
+        query,
+        positions,
+        (*shared, own),
+        window=window,
+        soft_cap=config.attention_soft_cap,
+    )
+    names = ('heads', 'head_size', 'embed')
+    shape = (config.num_heads, k, d)
+    out = Projection(config, shape, names, inputs=2, name='out')(mixed)
+    return out, own
+
+  def _project(self, name: str, heads: int, axis: str) -> Projection:
+    config = self.config
+    return Projection(
+        config,
+        (config.embed_dim, heads, config.head_dim),
+        ('embed', axis, 'head_size'),
+        use_bias=config.qkv_bias,
+        name=name,
+    )
+
+
+def _append(own: KeyValue, fresh: KeyValue, index: Int[Array, ''] | int) -> KeyValue:
+  """`own` with `fresh` written from slot `index` on."""
+  write = jax.lax.dynamic_update_slice_in_dim
+  return KeyValue(
+      keys=write(own.keys, fresh.keys, index, axis=2),
+      values=write(own.values, fresh.values, index, axis=2),
+      positions=write(own.positions, fresh.positions, index, axis=1),
+  )
+
+
+class FeedForward(nn.Module):
+  """The gated layer act(x W_gate) * (x W_up) W_down (arXiv 2002.05202)."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
+    config = self.config
+    d, f = config.embed_dim, config.mlp_dim
+    into, out_of = ('embed', 'mlp'), ('mlp', 'embed')
+    gate = Projection(config, (d, f), into, name='gate')(x)
+    up = Projection(config, (d, f), into, name='up')(x)
+    hidden = _ACTIVATIONS[config.activation](gate) * up
+    return Projection(config, (f, d), out_of, name='down')(hidden)
+
+
+class Block(nn.Module):
+  """Attention and feed-forward, each with a residual connection."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(
+      self,
+      x: Float[Array, 'b n d'],
+      positions: Int[Array, 'b n'],
+      frequencies: Float[Array, 'half'],
+      window: Int[Array, ''] | int | None,
+      shared: Sequence[KeyValue],
+      own: KeyValue | None,
+      index: Int[Array, ''] | int,
+  ) -> tuple[Float[Array, 'b n d'], KeyValue]:
+    config = self.config
+    x = partitioning.constrain(x, 'batch', None, None)
+    normed = RMSNorm(config, name='pre_attention_norm')(x)
+    mixed, own = Attention(config, name='attention')(
+        normed, positions, frequencies, window, shared, own, index
+    )
+    if config.post_norms:
+      mixed = RMSNorm(config, name='post_attention_norm')(mixed)
+    x = x + mixed
+    hidden = RMSNorm(config, name='pre_mlp_norm')(x)
+    hidden = FeedForward(config, name='mlp')(hidden)
+    if config.post_norms:
+      hidden = RMSNorm(config, name='post_mlp_norm')(hidden)
+    return x + hidden, own

@@ -1,0 +1,245 @@
+"""A decoder as a `Policy`: pure functions over a stacked parameter tree."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from selfimprove import partitioning, types
+from selfimprove.models.attention import KeyValue
+from selfimprove.models.config import TransformerConfig
+from selfimprove.models.layers import Block, RMSNorm
+from selfimprove.types import Params, Policy
+
+
+@types.record
+class Cache:
+  """Keys and values of all layers.
+
+  Attributes:
+    shared: parts that are only read; a part's rows each serve a run of
+      neighbouring rows. Each is a `KeyValue` whose arrays have a leading layer
+      axis, or a tuple of one `KeyValue` per layer.
+    own: the part that calls append to, in the same form; None if the next
+      call is to be the only one.
+    index: first free slot of `own`.
+  """
+
+  shared: tuple[Any, ...]
+  own: Any
+  index: Int[Array, ''] | int
+
+
+def make_policy(config: TransformerConfig) -> Policy:
+  """The pure functions of a decoder.
+
+  Args:
+    config: its shape.
+
+  Returns:
+    A `Policy`; its parameters are `{'embedder', 'layers', 'final_norm'}` and,
+    with untied embeddings, `'head'`; arrays under `layers` have a leading
+    layer axis.
+  """
+  return Policy(
+      init=functools.partial(_init, config),
+      apply=functools.partial(_apply, config),
+      unembed=functools.partial(_unembed, config),
+      fork=functools.partial(_fork, config),
+      decode_params=functools.partial(_unstack_params, config),
+      logical_axes=functools.partial(_logical_axes, config),
+  )
+
+
+def _init_boxed(config: TransformerConfig, key: jax.Array) -> Params:
+  """Parameters in boxes that carry the names of their axes."""
+  embed_key, layer_key, head_key = jax.random.split(key, 3)
+  x = jnp.zeros((1, 1, config.embed_dim), jnp.dtype(config.dtype))
+  position = jnp.zeros((1, 1), jnp.int32)
+  frequencies = jnp.ones((config.head_dim // 2,), jnp.float32)
+
+  def init_layer(k: jax.Array) -> Params:
+    block = Block(config)
+    return block.init(k, x, position, frequencies, None, (), None, 0)['params']
+
+  stored = jnp.dtype(config.param_dtype)
+  shape = (config.vocab_size, config.embed_dim)
+
+  def matrix(k: jax.Array, names: tuple[str, str]) -> Any:
+    init = nn.initializers.normal(config.embed_dim**-0.5)
+    dims = shape if names[0] == 'vocab' else shape[::-1]
+    return nn.with_logical_partitioning(init, names)(k, dims, stored)
+
+  params = {
+      'embedder': {'table': matrix(embed_key, ('vocab', 'embed'))},
+      'layers': jax.vmap(init_layer)(
+          jax.random.split(layer_key, config.num_layers)
+      ),
+      'final_norm': RMSNorm(config).init(layer_key, x)['params'],
+  }
+  if not config.tied_embeddings:
+    params['head'] = {'kernel': matrix(head_key, ('embed', 'vocab'))}
+  return params
+
+
+def _init(config: TransformerConfig, key: jax.Array) -> Params:
+  return nn.meta.unbox(_init_boxed(config, key))
+
+
+def _logical_axes(config: TransformerConfig) -> Any:
+  boxed = jax.eval_shape(
+      functools.partial(_init_boxed, config), jax.random.key(0)
+  )
+  is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
+  axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=is_box)
+  is_names = lambda x: isinstance(x, tuple)  # noqa: E731
+  axes['layers'] = jax.tree.map(
+      lambda names: ('layers', *names), axes['layers'], is_leaf=is_names
+  )
+  return axes
+
+
+def _apply(
+    config: TransformerConfig,
+    params: Params,
+    tokens: Int[Array, 'b n'],
+    positions: Int[Array, 'b n'],
+    cache: Cache | None = None,
+) -> tuple[Float[Array, 'b n d'], Cache]:
+  if cache is None:
+    cache = Cache(shared=(), own=None, index=0)
+  table = params['embedder']['table']
+  x = jnp.take(table, tokens, axis=0).astype(jnp.dtype(config.dtype))
+  x = x * jnp.asarray(config.embed_scale, x.dtype)
+  run = _run_loop if isinstance(params['layers'], tuple) else _run_scan
+  x, own = run(config, params['layers'], x, positions, cache)
+  x = RMSNorm(config).apply({'params': params['final_norm']}, x)
+  index = cache.index + tokens.shape[1]
+  return x, Cache(shared=cache.shared, own=own, index=index)
+
+
+def _run_scan(
+    config: TransformerConfig, layers: Any, x: Array, positions: Array, cache: Cache
+) -> tuple[Array, Any]:
+  """All layers as one scan over the stacked parameters."""
+
+  def step(x: Array, layer: Any) -> tuple[Array, KeyValue]:
+    params, frequencies, window, shared, own = layer
+    return Block(config).apply(
+        {'params': params},
+        x,
+        positions,
+        frequencies,
+        window,
+        shared,
+        own,
+        cache.index,
+    )
+
+  if config.remat:
+    step = jax.checkpoint(step)
+  windows = _windows(config)
+  stacked = (layers, _frequencies(config), windows, cache.shared, cache.own)
+  return jax.lax.scan(step, x, stacked)
+
+
+def _run_loop(
+    config: TransformerConfig, layers: Any, x: Array, positions: Array, cache: Cache
+) -> tuple[Array, Any]:
+  """All layers one after the other: no slicing of stacked arrays per call."""
+  frequencies, windows = _frequencies(config), config.windows()
+  own = []
+  for i, params in enumerate(layers):
+    x, own_i = Block(config).apply(
+        {'params': params},
+        x,
+        positions,
+        frequencies[i],
+        windows[i],
+        tuple(part[i] for part in cache.shared),
+        None if cache.own is None else cache.own[i],
+        cache.index,
+    )
+    own.append(own_i)
+  return x, tuple(own)
+
+
+def _frequencies(config: TransformerConfig) -> Float[Array, 'l half']:
+  """Rotary frequencies theta^(-2i/k) of each layer."""
+  exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32)
+  exponents = exponents / config.head_dim
+  local = config.local_rope_theta or config.rope_theta
+  thetas = [config.rope_theta if w is None else local for w in config.windows()]
+  return jnp.asarray(thetas, jnp.float32)[:, None] ** -exponents[None, :]
+
+
+def _windows(config: TransformerConfig) -> Int[Array, 'l'] | None:
+  """Window of each layer as an array, None if no layer has one."""
+  if config.sliding_window is None:
+    return None
+  everything = jnp.iinfo(jnp.int32).max
+  return jnp.asarray([w or everything for w in config.windows()], jnp.int32)
+
+
+def _unembed(
+    config: TransformerConfig, params: Params, hidden: Float[Array, '... d']
+) -> Float[Array, '... v']:
+  if config.tied_embeddings:
+    kernel, axis = params['embedder']['table'], 1
+  else:
+    kernel, axis = params['head']['kernel'], 0
+  logits = jax.lax.dot_general(
+      hidden,
+      kernel.astype(hidden.dtype),
+      (((hidden.ndim - 1,), (axis,)), ((), ())),
+      preferred_element_type=jnp.float32,
+  )
+  if config.final_soft_cap is not None:
+    logits = config.final_soft_cap * jnp.tanh(logits / config.final_soft_cap)
+  return logits
+
+
+def _unstack_params(config: TransformerConfig, params: Params) -> Params:
+  """Parameters with `layers` a tuple of one tree per layer."""
+  if isinstance(params['layers'], tuple):
+    return params
+  layers = _unstack(params['layers'], config.num_layers)
+  return {**params, 'layers': layers}
+
+
+def _unstack(tree: Any, length: int) -> tuple[Any, ...]:
+  return tuple(jax.tree.map(lambda a: a[i], tree) for i in range(length))
+
+
+def _fork(
+    config: TransformerConfig, cache: Cache, *, group_size: int, slots: int
+) -> Cache:
+  """The cache of `group_size` continuations of each row of `cache`."""
+  shared = (*cache.shared, cache.own)
+  if slots == 0:
+    return Cache(shared=shared, own=None, index=0)
+  if not isinstance(cache.own, tuple):
+    shared = tuple(_unstack(part, config.num_layers) for part in shared)
+  own = _empty(config, shared[-1][0].positions.shape[0] * group_size, slots)
+  return Cache(
+      shared=shared, own=(own,) * config.num_layers, index=jnp.int32(0)
+  )
+
+
+def _empty(config: TransformerConfig, rows: int, slots: int) -> KeyValue:
+  """Room for `slots` tokens of `rows` rows in one layer."""
+  shape = (rows, config.num_kv_heads, slots, config.head_dim)
+  zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
+  zeros = partitioning.constrain(zeros, 'batch', 'kv_heads', None, None)
+  positions = jnp.full((rows, slots), -1, jnp.int32)
+  return KeyValue(
+      keys=zeros,
+      values=zeros,
+      positions=partitioning.constrain(positions, 'batch', None),
+  )

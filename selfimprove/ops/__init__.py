@@ -1,0 +1,1 @@
+"""Array mathematics: no model, no configuration, no input or output."""

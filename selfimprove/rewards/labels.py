@@ -1,0 +1,87 @@
+"""Which samples are learned from, as a weight per sample."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from selfimprove import types
+from selfimprove.types import Rollout
+
+
+@types.record
+class KeepAll:
+  """Weight 1 for every sample."""
+
+  def __call__(
+    self, rollout: Rollout, rewards: Float[Array, 'b turns']
+  ) -> Float[Array, 'b']:
+    """Returns ones."""
+    del rollout
+    return jnp.ones(rewards.shape[0], jnp.float32)
+
+
+@types.record
+class KeepCorrect:
+  """Weight 1 for samples that were rewarded in one attempt, 0 for others.
+
+  Attributes:
+    turn: the attempt that decides, from 0; -1 is the last.
+    threshold: a reward above it counts as right.
+  """
+
+  turn: int = types.static(default=-1)
+  threshold: float | Array = 0.5
+
+  def __call__(
+    self, rollout: Rollout, rewards: Float[Array, 'b turns']
+  ) -> Float[Array, 'b']:
+    """Returns the weights.
+
+    Args:
+      rollout: samples.
+      rewards: verifier's reward of each attempt.
+
+    Returns:
+      1.0 or 0.0 per sample.
+
+    Raises:
+      ValueError: the rollout has no attempt `turn`.
+    """
+    del rollout
+    turns = rewards.shape[1]
+    if not -turns <= self.turn < turns:
+      raise ValueError(
+        f'turn is {self.turn} and there are {turns} attempts; count from 0, '
+        'or use -1 for the last.'
+      )
+    return (rewards[:, self.turn] > self.threshold).astype(jnp.float32)
+
+
+@types.record
+class DropTiedGroups:
+  """Weight 0 for groups in which every sample was rewarded alike, else 1.
+
+  Such a group says nothing about which sample is better; dropping it keeps it
+  out of the denominators too. A group counts as tied if it is tied in each
+  attempt.
+
+  Source: arXiv 2503.14476, section 3.2 (dynamic sampling).
+  Differs: the batch is not refilled with other prompts.
+  """
+
+  def __call__(
+    self, rollout: Rollout, rewards: Float[Array, 'b turns']
+  ) -> Float[Array, 'b']:
+    """Returns the weights.
+
+    Args:
+      rollout: samples, the rows of a group being neighbours.
+      rewards: verifier's reward of each attempt.
+
+    Returns:
+      1.0 or 0.0 per sample, the same within a group.
+    """
+    groups = rewards.reshape(-1, rollout.group_size, rewards.shape[1])
+    differs = (groups != groups[:, :1]).any(axis=(1, 2))
+    return jnp.repeat(differs.astype(jnp.float32), rollout.group_size)

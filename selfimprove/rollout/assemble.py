@@ -1,0 +1,89 @@
+"""From the pieces of a conversation to one `Rollout`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from selfimprove import types
+from selfimprove.rollout.decode import Written
+from selfimprove.types import Prompts, Rollout
+
+
+@types.record
+class Insertion:
+  """Tokens that the policy reads but did not write.
+
+  Attributes:
+    tokens: ids.
+    positions: their positions.
+  """
+
+  tokens: Int[Array, 'b i']
+  positions: Int[Array, 'b i']
+
+
+def assemble(
+    prompts: Prompts,
+    pieces: Sequence[Written | Insertion],
+    *,
+    group_size: int,
+    temperature: float | Array = 1.0,
+) -> Rollout:
+  """The rollout whose columns are the prompt and then the pieces in order.
+
+  Args:
+    prompts: left-padded prompts, one per group.
+    pieces: turns, numbered from turn 0, and what was put between them.
+    group_size: rows per prompt.
+    temperature: at which the attempts were drawn.
+
+  Returns:
+    The rollout; only tokens of turns are in its `loss_mask`.
+  """
+  mask = prompts.mask
+  positions = jnp.where(mask, jnp.cumsum(mask, axis=-1) - 1, -1)
+  columns = {
+      'tokens': [_per_row(prompts.tokens, group_size)],
+      'positions': [_per_row(positions.astype(jnp.int32), group_size)],
+      'turn': [jnp.full_like(_per_row(prompts.tokens, group_size), -1)],
+      'logprobs': [_per_row(jnp.zeros(mask.shape, jnp.float32), group_size)],
+  }
+  spans, finished, slot = [], [], prompts.tokens.shape[1]
+  for piece in pieces:
+    width = piece.tokens.shape[1]
+    columns['tokens'].append(piece.tokens)
+    columns['positions'].append(piece.positions)
+    if isinstance(piece, Written):
+      turn = jnp.where(piece.positions >= 0, len(spans), -1)
+      columns['turn'].append(turn.astype(jnp.int32))
+      columns['logprobs'].append(piece.logprobs)
+      spans.append((slot, slot + width))
+      finished.append(piece.finished)
+    else:
+      columns['turn'].append(jnp.full_like(piece.tokens, -1))
+      columns['logprobs'].append(jnp.zeros(piece.tokens.shape, jnp.float32))
+    slot += width
+  joined = {k: jnp.concatenate(v, axis=1) for k, v in columns.items()}
+  count = prompts.tokens.shape[0]
+  warm = jnp.where(jnp.asarray(temperature) > 0, temperature, 1.0)
+  return Rollout(
+      tokens=joined['tokens'],
+      positions=joined['positions'],
+      loss_mask=joined['turn'] >= 0,
+      turn=joined['turn'],
+      sampler_logprobs=joined['logprobs'],
+      temperature=jnp.full((count * group_size,), warm, jnp.float32),
+      group_id=_per_row(jnp.arange(count, dtype=jnp.int32), group_size),
+      example_id=_per_row(prompts.example_id, group_size),
+      finished=jnp.stack(finished, axis=1),
+      spans=tuple(spans),
+      group_size=group_size,
+      prompt_slots=prompts.tokens.shape[1],
+  )
+
+
+def _per_row(x: Array, group_size: int) -> Array:
+  return jnp.repeat(x, group_size, axis=0)

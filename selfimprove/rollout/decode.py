@@ -1,0 +1,276 @@
+"""The decode loop: one attempt, from a cache to tokens, inside jit."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from selfimprove import types
+from selfimprove.ops import sampling
+from selfimprove.types import Params, Policy, Prompts
+
+
+@types.record
+class Sampling:
+  """How a token is drawn from logits.
+
+  Attributes:
+    temperature: >= 0; 0 takes the likeliest token.
+    top_k: tokens kept, None for all.
+    top_p: probability kept, None for all.
+  """
+
+  temperature: float | Array = 1.0
+  top_k: int | None = types.static(default=None)
+  top_p: float | Array | None = None
+
+
+@types.record
+class Context:
+  """A row's past, ready to be continued.
+
+  Attributes:
+    cache: the policy's cache of all tokens but the pending one.
+    logits: of the next token.
+    position: of the next token.
+  """
+
+  cache: object
+  logits: Float[Array, 'b v']
+  position: Int[Array, 'b']
+
+
+@types.record
+class Written:
+  """What the policy (or a demonstrator in its place) wrote in one turn.
+
+  Attributes:
+    tokens: ids, 0 behind the end.
+    positions: -1 behind the end.
+    logprobs: of the distribution each token was drawn from.
+    finished: whether the turn ended with an EOS token.
+  """
+
+  tokens: Int[Array, 'b n']
+  positions: Int[Array, 'b n']
+  logprobs: Float[Array, 'b n']
+  finished: Bool[Array, 'b']
+
+
+@types.record
+class Attempt:
+  """A turn that was sampled, and the state in which it ended.
+
+  Attributes:
+    written: the turn.
+    pending: last token if it is not in the cache yet.
+    pending_position: its position, -1 if there is none.
+    cache: the cache of everything but the pending token.
+  """
+
+  written: Written
+  pending: Int[Array, 'b']
+  pending_position: Int[Array, 'b']
+  cache: object
+
+
+def next_position(start: Int[Array, 'b'], written: Written) -> Int[Array, 'b']:
+  """The position behind a turn.
+
+  Args:
+    start: position at which the turn began.
+    written: the turn.
+
+  Returns:
+    Position of the next token of each row.
+  """
+  return start + jnp.sum(written.positions >= 0, axis=-1, dtype=jnp.int32)
+
+
+def row_keys(
+    key: Key[Array, ''], prompts: Prompts, group_size: int
+) -> Key[Array, 'b']:
+  """One key per sample: a function of key, prompt identity and sample number.
+
+  Args:
+    key: of the step.
+    prompts: whose `example_id` identifies each prompt.
+    group_size: samples per prompt.
+
+  Returns:
+    Keys of the `p * group_size` rows.
+  """
+
+  def of_prompt(example_id: Array) -> Array:
+    prompt_key = jax.random.fold_in(key, example_id)
+    return jax.vmap(lambda i: jax.random.fold_in(prompt_key, i))(
+        jnp.arange(group_size)
+    )
+
+  return jax.vmap(of_prompt)(prompts.example_id).reshape(-1)
+
+
+def prefill(
+    policy: Policy,
+    params: Params,
+    prompts: Prompts,
+    *,
+    group_size: int,
+    slots: int,
+) -> Context:
+  """The state before the first token: each prompt read once per group.
+
+  Args:
+    policy: the model.
+    params: its parameters, in decode layout or not.
+    prompts: left-padded prompts.
+    group_size: samples per prompt.
+    slots: room for what follows the prompt.
+
+  Returns:
+    The context of all `p * group_size` rows.
+  """
+  mask = prompts.mask
+  positions = jnp.where(mask, jnp.cumsum(mask, axis=-1) - 1, -1)
+  positions = positions.astype(jnp.int32)
+  hidden, cache = policy.apply(params, prompts.tokens, positions, None)
+  logits = policy.unembed(params, hidden[:, -1])
+  return Context(
+      cache=policy.fork(cache, group_size=group_size, slots=slots),
+      logits=jnp.repeat(logits, group_size, axis=0),
+      position=jnp.repeat(positions[:, -1] + 1, group_size, axis=0),
+  )
+
+
+def extend(
+    policy: Policy,
+    params: Params,
+    attempt: Attempt,
+    start: Int[Array, 'b'],
+    insertion: Int[Array, 'i'],
+) -> tuple[Context, Int[Array, 'b i']]:
+  """The state after given tokens have been put behind an attempt.
+
+  The pending token of each row and the inserted ids enter the cache in one
+  call; rows may have ended at different lengths.
+
+  Args:
+    policy: the model.
+    params: its parameters.
+    attempt: what came before.
+    start: position at which the attempt began.
+    insertion: ids to insert, the same for all rows; at least one.
+
+  Returns:
+    The context behind the insertion, and the positions of the inserted ids.
+  """
+  rows, width = start.shape[0], insertion.shape[0]
+  begin = next_position(start, attempt.written)
+  inserted = begin[:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
+  tokens = jnp.broadcast_to(insertion[None, :], (rows, width))
+  hidden, cache = policy.apply(
+      params,
+      jnp.concatenate([attempt.pending[:, None], tokens], axis=1),
+      jnp.concatenate([attempt.pending_position[:, None], inserted], axis=1),
+      attempt.cache,
+  )
+  context = Context(
+      cache=cache,
+      logits=policy.unembed(params, hidden[:, -1]),
+      position=begin + width,
+  )
+  return context, inserted
+
+
+def decode(
+    policy: Policy,
+    params: Params,
+    context: Context,
+    keys: Key[Array, 'b'],
+    *,
+    first_slot: int,
+    max_new_tokens: int,
+    eos_ids: Int[Array, 'e'],
+    how: Sampling,
+) -> Attempt:
+  """One attempt of every row, ended by EOS or by its length limit.
+
+  The loop stops as soon as every row has ended. Each row's randomness is keyed
+  by its own key and the slot of the token, so a row does not change with its
+  neighbours.
+
+  Args:
+    policy: the model.
+    params: its parameters, best in decode layout.
+    context: the state to continue; its cache has room for `max_new_tokens`.
+    keys: one key per row.
+    first_slot: slot of the first token in the rollout; tells turns apart.
+    max_new_tokens: >= 1; length limit, EOS included.
+    eos_ids: ids that end an attempt.
+    how: how tokens are drawn.
+
+  Returns:
+    The attempt, with the cache ready to be extended.
+  """
+  slots = first_slot + jnp.arange(max_new_tokens)
+  uniforms = sampling.keyed_uniforms(keys, slots)
+
+  def draw(logits: Array, step: Array) -> tuple[Array, Array, Array]:
+    chosen, logprobs = sampling.sample_tokens(
+        logits,
+        jax.lax.dynamic_index_in_dim(uniforms, step, axis=1, keepdims=False),
+        temperature=how.temperature,
+        top_k=how.top_k,
+        top_p=how.top_p,
+    )
+    ended = jnp.any(chosen[:, None] == eos_ids[None, :], axis=-1)
+    return chosen, logprobs, ended
+
+  def more(state: tuple) -> Array:
+    step, done = state[0], state[1]
+    return (step < max_new_tokens) & ~jnp.all(done)
+
+  def write(buffer: Array, column: Array, step: Array) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(
+        buffer, column[:, None], step, axis=1
+    )
+
+  def body(state: tuple) -> tuple:
+    step, done, token, position, cache, tokens, positions, logprobs = state
+    hidden, cache = policy.apply(
+        params, token[:, None], position[:, None], cache
+    )
+    logits = policy.unembed(params, hidden[:, 0])
+    chosen, logprob, ended = draw(logits, step)
+    token = jnp.where(done, 0, chosen)
+    position = jnp.where(done, -1, context.position + step)
+    tokens = write(tokens, token, step)
+    positions = write(positions, position, step)
+    logprobs = write(logprobs, jnp.where(done, 0.0, logprob), step)
+    done = done | ended
+    return step + 1, done, token, position, cache, tokens, positions, logprobs
+
+  rows = context.position.shape[0]
+  token, logprob, done = draw(context.logits, jnp.int32(0))
+  blank = jnp.zeros((rows, max_new_tokens), jnp.int32)
+  state = (
+      jnp.int32(1),
+      done,
+      token,
+      context.position,
+      context.cache,
+      blank.at[:, 0].set(token),
+      (blank - 1).at[:, 0].set(context.position),
+      blank.astype(jnp.float32).at[:, 0].set(logprob),
+  )
+  state = jax.lax.while_loop(more, body, state)
+  _, done, token, position, cache, tokens, positions, logprobs = state
+  return Attempt(
+      written=Written(
+          tokens=tokens, positions=positions, logprobs=logprobs, finished=done
+      ),
+      pending=token,
+      pending_position=position,
+      cache=cache,
+  )

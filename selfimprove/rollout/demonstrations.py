@@ -1,0 +1,207 @@
+"""Rollouts that imitate references: the data of supervised training."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from selfimprove import types
+from selfimprove.ops import sampling
+from selfimprove.ops.keys import named_key
+from selfimprove.rollout.assemble import Insertion, assemble
+from selfimprove.rollout.decode import (
+    Sampling,
+    Written,
+    decode,
+    next_position,
+    prefill,
+    row_keys,
+)
+from selfimprove.types import Params, Policy, Prompts, Rollout
+
+
+@types.record
+class Demonstrate:
+  """One turn per prompt: the reference answer and an EOS token.
+
+  Attributes:
+    eos_ids: the first of them ends the answer.
+  """
+
+  eos_ids: Int[Array, 'e']
+  group_size: int = types.static(default=1)
+
+  def __call__(
+      self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
+  ) -> Rollout:
+    """Returns demonstrations; see `algorithms.base.RolloutFn`."""
+    del policy, params, key  # Demonstrations are not sampled.
+    tokens, mask = _answers(prompts, self.eos_ids, self.group_size)
+    start = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
+    start = jnp.repeat(start, self.group_size)
+    turn = _write(tokens, mask, start)
+    return assemble(prompts, [turn], group_size=self.group_size)
+
+
+@types.record
+class NoisyRevisions:
+  """Two turns that show how answers are revised, rightly and wrongly.
+
+  The warm start of the self-correction demo. It gives a model the habits that
+  SCoRe (arXiv 2409.12917, section 4) finds in pretrained ones: second attempts
+  mostly copy the first, sometimes spoil it, and correct it now and then.
+
+  Even rows begin with the reference answer whose first token is replaced, with
+  probability `spoil_first`, by another of `alternatives`, and teach both
+  turns. Odd rows begin with an attempt sampled from the policy and teach the
+  second turn only. The second turn is the reference answer with probability
+  `truth`, a near miss of the first turn (its first token moved to a neighbour
+  in `alternatives`) with probability `near_miss`, else a copy of it.
+
+  Attributes:
+    eos_ids: ids that end a turn; the first is written.
+    instruction: ids between the turns.
+    alternatives: ids of interchangeable tokens, such as the digits, in order.
+    spoil_first: probability, in [0, 1].
+    truth: probability, in [0, 1].
+    near_miss: probability, in [0, 1 - truth].
+    group_size: rows per prompt, even.
+  """
+
+  eos_ids: Int[Array, 'e']
+  instruction: Int[Array, 'i']
+  alternatives: Int[Array, 'k']
+  spoil_first: float = 0.35
+  truth: float = 0.25
+  near_miss: float = 0.30
+  group_size: int = types.static(default=2)
+
+  def __call__(
+      self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
+  ) -> Rollout:
+    """Returns demonstrations; see `algorithms.base.RolloutFn`."""
+    answer, mask = _answers(prompts, self.eos_ids, self.group_size)
+    keys = row_keys(named_key(key, 'noise'), prompts, self.group_size)
+    noise = sampling.keyed_uniforms(keys, jnp.arange(3)).reshape(-1, 6)
+    start = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
+    start = jnp.repeat(start, self.group_size)
+    spoilt = _write(self._spoil(answer, noise), mask, start)
+    sampled = self._sample(policy, params, prompts, key, answer.shape[1])
+    scripted = jnp.arange(start.shape[0]) % 2 == 0
+    first = _choose(scripted, spoilt, sampled)
+    after = next_position(start, first)
+    told = jnp.broadcast_to(
+        self.instruction[None, :], (start.shape[0], self.instruction.shape[0])
+    )
+    steps = jnp.arange(told.shape[1], dtype=jnp.int32)[None, :]
+    insertion = Insertion(tokens=told, positions=after[:, None] + steps)
+    begin = after + told.shape[1]
+    second = self._revise(first, _write(answer, mask, begin), begin, noise)
+    rollout = assemble(
+        prompts, [first, insertion, second], group_size=self.group_size
+    )
+    taught = scripted[:, None] | (rollout.turn == 1)
+    return dataclasses.replace(rollout, loss_mask=rollout.loss_mask & taught)
+
+  def _sample(
+      self,
+      policy: Policy,
+      params: Params,
+      prompts: Prompts,
+      key: jax.Array,
+      slots: int,
+  ) -> Written:
+    """First turns written by the policy itself."""
+    params = policy.decode_params(params)
+    group = self.group_size
+    context = prefill(policy, params, prompts, group_size=group, slots=slots)
+    attempt = decode(
+        policy,
+        params,
+        context,
+        row_keys(key, prompts, group),
+        first_slot=0,
+        max_new_tokens=slots,
+        eos_ids=self.eos_ids,
+        how=Sampling(),
+    )
+    return attempt.written
+
+  def _spoil(
+      self, answer: Int[Array, 'b n'], noise: Float[Array, 'b 6']
+  ) -> Int[Array, 'b n']:
+    """The answer, its first token perhaps another of the alternatives."""
+    count = self.alternatives.shape[0]
+    jump = 1 + jnp.floor(noise[:, 1] * (count - 1)).astype(jnp.int32)
+    return self._move(answer, jnp.where(noise[:, 0] < self.spoil_first, jump, 0))
+
+  def _revise(
+      self,
+      first: Written,
+      truth: Written,
+      begin: Int[Array, 'b'],
+      noise: Float[Array, 'b 6'],
+  ) -> Written:
+    """Second turns: the truth, a near miss of the first turn, or its copy."""
+    step = jnp.where(noise[:, 2] < 0.5, 1, -1)
+    near = (noise[:, 3] >= self.truth) & (
+        noise[:, 3] < self.truth + self.near_miss
+    )
+    tokens = self._move(first.tokens, jnp.where(near, step, 0))
+    length = jnp.sum(first.positions >= 0, axis=-1, dtype=jnp.int32)
+    slots = jnp.arange(tokens.shape[1])[None, :]
+    copy = _write(tokens, slots < length[:, None], begin)
+    copy = dataclasses.replace(copy, finished=first.finished)
+    return _choose(noise[:, 3] < self.truth, truth, copy)
+
+  def _move(
+      self, tokens: Int[Array, 'b n'], steps: Int[Array, 'b']
+  ) -> Int[Array, 'b n']:
+    """`tokens` with the first moved cyclically along `alternatives`."""
+    same = tokens[:, :1] == self.alternatives[None, :]
+    place = (jnp.argmax(same, axis=-1) + steps) % self.alternatives.shape[0]
+    moved = jnp.where(
+        jnp.any(same, axis=-1), self.alternatives[place], tokens[:, 0]
+    )
+    return tokens.at[:, 0].set(moved)
+
+
+def _answers(
+    prompts: Prompts, eos_ids: Int[Array, 'e'], group_size: int
+) -> tuple[Int[Array, 'b n'], Bool[Array, 'b n']]:
+  """Reference answers with EOS behind them, and which slots are real."""
+  lengths = jnp.sum(prompts.answer_mask, axis=-1, dtype=jnp.int32)[:, None]
+  slots = jnp.arange(prompts.answer.shape[1] + 1)[None, :]
+  padded = jnp.pad(prompts.answer, ((0, 0), (0, 1)))
+  tokens = jnp.where(slots == lengths, eos_ids[0], padded)
+  mask = slots <= lengths
+  tokens = jnp.where(mask, tokens, 0)
+  return (
+      jnp.repeat(tokens, group_size, axis=0),
+      jnp.repeat(mask, group_size, axis=0),
+  )
+
+
+def _write(
+    tokens: Int[Array, 'b n'], mask: Bool[Array, 'b n'], start: Int[Array, 'b']
+) -> Written:
+  """A finished turn that begins at position `start`."""
+  slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
+  return Written(
+      tokens=jnp.where(mask, tokens, 0),
+      positions=jnp.where(mask, start[:, None] + slots, -1),
+      logprobs=jnp.zeros(tokens.shape, jnp.float32),
+      finished=jnp.ones(start.shape, bool),
+  )
+
+
+def _choose(where: Bool[Array, 'b'], a: Written, b: Written) -> Written:
+  """Row by row `a` or `b`."""
+
+  def pick(x: Array, y: Array) -> Array:
+    return jnp.where(where.reshape((-1,) + (1,) * (x.ndim - 1)), x, y)
+
+  return jax.tree.map(pick, a, b)

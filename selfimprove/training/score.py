@@ -1,0 +1,112 @@
+"""What a policy says about the tokens of a rollout (teacher forcing)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from selfimprove.ops import divergences, logprobs
+from selfimprove.types import Params, Policy, Rollout, Scores
+
+CHUNK_SIZE = 2048
+"""Rows whose logits exist at one time; bounds memory, changes no result."""
+
+
+def score(
+    policy: Policy,
+    params: Params,
+    rollout: Rollout,
+    *,
+    needs: Sequence[str] = (),
+    ref_params: Params | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> Scores:
+  """Log-probabilities of a rollout's tokens, and what else is needed.
+
+  They are those of softmax(logits / temperature of the row): the distribution
+  that was sampled, before truncation. A prompt is read once for its whole group. Logits exist for `chunk_size`
+  tokens at a time and are recomputed in the backward pass.
+
+  Args:
+    policy: the model.
+    params: its parameters; gradients flow to them.
+    rollout: the tokens.
+    needs: streams to compute; of them `entropy` and `exact_kl` concern this
+      function, the others are left to `training.streams`.
+    ref_params: the reference of `exact_kl`; no gradient reaches it.
+    chunk_size: tokens whose logits exist at one time.
+
+  Returns:
+    Scores, 0 in the slots of the prompt.
+  """
+  hidden = {'policy': predictors(policy, params, rollout)}
+  if 'exact_kl' in needs:
+    frozen = jax.lax.stop_gradient(ref_params)
+    hidden['reference'] = predictors(policy, frozen, rollout)
+
+  def measure(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    scale = inputs['temperature'][:, None]
+    logits = policy.unembed(params, inputs['policy']) / scale
+    out = {'logprobs': logprobs.selected_logprobs(logits, inputs['targets'])}
+    if 'entropy' in needs:
+      out['entropy'] = logprobs.entropy(logits)
+    if 'exact_kl' in needs:
+      reference = policy.unembed(frozen, inputs['reference']) / scale
+      out['exact_kl'] = divergences.exact_kl(logits, reference)
+    return out
+
+  streams = _over_tokens(measure, hidden, rollout, chunk_size)
+  return Scores(logprobs=streams.pop('logprobs'), streams=streams)
+
+
+def predictors(
+    policy: Policy, params: Params, rollout: Rollout
+) -> Float[Array, 'b c d']:
+  """The hidden state that predicts each token behind the prompt.
+
+  Args:
+    policy: the model.
+    params: its parameters.
+    rollout: the tokens; the c slots behind its prompt are predicted.
+
+  Returns:
+    For each slot the hidden state of the slot before it.
+  """
+  start, group = rollout.prompt_slots, rollout.group_size
+  hidden, cache = policy.apply(
+      params,
+      rollout.tokens[::group, :start],
+      rollout.positions[::group, :start],
+      None,
+  )
+  first = jnp.repeat(hidden[:, -1:], group, axis=0)
+  if rollout.tokens.shape[1] - start == 1:
+    return first
+  # The last token predicts nothing, so it is not read.
+  hidden, _ = policy.apply(
+      params,
+      rollout.tokens[:, start:-1],
+      rollout.positions[:, start:-1],
+      policy.fork(cache, group_size=group, slots=0),
+  )
+  return jnp.concatenate([first, hidden], axis=1)
+
+
+def _over_tokens(
+    measure: Callable[[Mapping[str, Array]], dict[str, Array]],
+    hidden: Mapping[str, Float[Array, 'b c d']],
+    rollout: Rollout,
+    chunk_size: int,
+) -> dict[str, Float[Array, 'b t']]:
+  """`measure` of every token behind the prompt, chunk by chunk."""
+  targets = rollout.tokens[:, rollout.prompt_slots :]
+  rows, slots = targets.shape
+  flat = {k: h.reshape(rows * slots, -1) for k, h in hidden.items()}
+  flat['targets'] = targets.reshape(-1)
+  flat['temperature'] = jnp.repeat(rollout.temperature, slots)
+  out = logprobs.chunked_map(measure, flat, chunk_size=chunk_size)
+  pad = ((0, 0), (rollout.prompt_slots, 0))
+  return {k: jnp.pad(x.reshape(rows, slots), pad) for k, x in out.items()}

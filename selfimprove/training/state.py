@@ -1,0 +1,78 @@
+"""Everything that a run must remember to go on exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, UInt32
+
+from selfimprove import types
+from selfimprove.ops.keys import named_key
+from selfimprove.types import Params, Policy
+
+
+@types.record
+class TrainState:
+  """The state of training; a pytree that checkpoints hold whole.
+
+  Attributes:
+    step: updates done, over all stages.
+    position: prompts consumed, over all stages.
+    params: of the policy being trained.
+    opt_state: of the current stage's optimizer.
+    ref_params: of the reference policy; an empty tree if no stage needs one.
+    seed: key data of the run; keys are derived from it and `step`.
+  """
+
+  step: Int[Array, '']
+  position: Int[Array, '']
+  params: Params
+  opt_state: Any
+  ref_params: Params
+  seed: UInt32[Array, '2']
+
+
+def init_state(
+    policy: Policy,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    with_reference: Any,
+) -> TrainState:
+  """The state before the first step.
+
+  Args:
+    policy: whose parameters are initialised.
+    optimizer: of the first stage.
+    seed: of the run.
+    with_reference: whether any stage compares with a reference policy.
+
+  Returns:
+    State with the reference equal to the initial policy.
+  """
+  key = jax.random.key(seed)
+  params = policy.init(named_key(key, 'params'))
+  return TrainState(
+      step=jnp.int32(0),
+      position=jnp.int32(0),
+      params=params,
+      opt_state=optimizer.init(params),
+      ref_params=jax.tree.map(jnp.copy, params) if with_reference else {},
+      seed=jax.random.key_data(key),
+  )
+
+
+def stream_key(seed: UInt32[Array, '2'], name: str) -> jax.Array:
+  """The key of one named use of randomness of a run.
+
+  Args:
+    seed: key data of the run.
+    name: of the use.
+
+  Returns:
+    A key that no other name yields.
+  """
+  return named_key(jax.random.wrap_key_data(seed), name)

@@ -1,0 +1,1 @@
+"""The tests: one folder per room, `house` for the project as a whole."""
