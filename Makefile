@@ -11,6 +11,8 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/demo
 TESTS ?= tests
+# `test` alone leaves out torch, and the tests that compare with it.
+EXTRAS ?= test,parity
 # Two workers: the suite is bound by compilation, which uses one core.
 WORKERS ?= 2
 
@@ -73,8 +75,10 @@ $(BASE): pyproject.toml
 # environment variable PIP_EXTRA_INDEX_URL names PyTorch's CPU index to pip.
 $(TEST): $(BASE)
 	@echo "Installing what the tests need (once) ..."
+ifneq (,$(findstring parity,$(EXTRAS)))
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[test]'
+endif
+	$(PIP) --editable '.[$(EXTRAS)]'
 	@touch $@
 
 $(DEV): $(BASE)

@@ -1,3 +1,3 @@
 """Self-improvement reinforcement learning of language models, in JAX."""
 
-__version__ = "0.1.0"
+__version__ = '0.1.0'

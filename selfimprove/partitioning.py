@@ -12,25 +12,25 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 MESH_AXES = ('data', 'fsdp', 'model')
 
 RULES: Mapping[str, str | tuple[str, ...] | None] = {
-    'batch': ('data', 'fsdp'),
-    'vocab': 'model',
-    'embed': 'fsdp',
-    'heads': 'model',
-    'kv_heads': 'model',
-    'head_size': None,
-    'mlp': 'model',
-    'layers': None,
-    'norm': None,
+  'batch': ('data', 'fsdp'),
+  'vocab': 'model',
+  'embed': 'fsdp',
+  'heads': 'model',
+  'kv_heads': 'model',
+  'head_size': None,
+  'mlp': 'model',
+  'layers': None,
+  'norm': None,
 }
 """Logical axis -> mesh axes; None replicates."""
 
 
 def make_mesh(
-    *,
-    data: int = -1,
-    fsdp: int = 1,
-    model: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+  *,
+  data: int = -1,
+  fsdp: int = 1,
+  model: int = 1,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
   """The device mesh of a run.
 
@@ -52,18 +52,18 @@ def make_mesh(
     data = max(1, len(devices) // (fsdp * model))
   if data * fsdp * model != len(devices):
     raise ValueError(
-        f'mesh data={data} x fsdp={fsdp} x model={model} needs '
-        f'{data * fsdp * model} devices but {len(devices)} are there; '
-        'set sizes whose product is the device count (data=-1 takes the rest).'
+      f'mesh data={data} x fsdp={fsdp} x model={model} needs '
+      f'{data * fsdp * model} devices but {len(devices)} are there; '
+      'set sizes whose product is the device count (data=-1 takes the rest).'
     )
   grid = np.asarray(devices).reshape(data, fsdp, model)
   return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def partition_spec(
-    names: Sequence[str | None],
-    shape: Sequence[int],
-    mesh_shape: Mapping[str, int],
+  names: Sequence[str | None],
+  shape: Sequence[int],
+  mesh_shape: Mapping[str, int],
 ) -> PartitionSpec:
   """The partition of an array from the names of its axes.
 
@@ -85,7 +85,7 @@ def partition_spec(
   for name, size in zip(names, shape, strict=True):
     if name is not None and name not in RULES:
       raise KeyError(
-          f'logical axis {name!r} has no rule; known: {sorted(RULES)}.'
+        f'logical axis {name!r} has no rule; known: {sorted(RULES)}.'
       )
     axes = RULES[name] if name is not None else None
     axes = (axes,) if isinstance(axes, str) else axes or ()
@@ -106,12 +106,12 @@ def shardings(logical_axes: Any, shapes: Any, mesh: Mesh) -> Any:
     A tree of `NamedSharding`s.
   """
   return jax.tree.map(
-      lambda names, leaf: NamedSharding(
-          mesh, partition_spec(names, leaf.shape, mesh.shape)
-      ),
-      logical_axes,
-      shapes,
-      is_leaf=lambda x: isinstance(x, tuple),
+    lambda names, leaf: NamedSharding(
+      mesh, partition_spec(names, leaf.shape, mesh.shape)
+    ),
+    logical_axes,
+    shapes,
+    is_leaf=lambda x: isinstance(x, tuple),
   )
 
 

@@ -50,7 +50,7 @@ def static(**kwargs: Any) -> Any:
 
 
 @dataclass_transform(
-    frozen_default=True, kw_only_default=True, field_specifiers=(static,)
+  frozen_default=True, kw_only_default=True, field_specifiers=(static,)
 )
 def record(cls: type[_T]) -> type[_T]:
   """Makes `cls` a frozen, keyword-only dataclass that is also a pytree.
@@ -189,7 +189,7 @@ class Estimate:
 
   def __add__(self, other: Estimate) -> Estimate:
     return Estimate(
-        total=self.total + other.total, count=self.count + other.count
+      total=self.total + other.total, count=self.count + other.count
     )
 
   def mean(self) -> Float[Array, '']:
@@ -230,7 +230,7 @@ class Policy(NamedTuple):
 def _declared(streams: Mapping[str, Any], name: str) -> Any:
   if name not in streams:
     raise KeyError(
-        f'Stream {name!r} was not computed; available: {sorted(streams)}. '
-        f'Add {name!r} to `Algorithm.needs`.'
+      f'Stream {name!r} was not computed; available: {sorted(streams)}. '
+      f'Add {name!r} to `Algorithm.needs`.'
     )
   return streams[name]

@@ -31,9 +31,9 @@ class KeyValue:
 
 
 def rotate(
-    x: Float[Array, 'b n h k'],
-    positions: Int[Array, 'b n'],
-    frequencies: Float[Array, 'half'],
+  x: Float[Array, 'b n h k'],
+  positions: Int[Array, 'b n'],
+  frequencies: Float[Array, 'half'],
 ) -> Float[Array, 'b n h k']:
   """`x` with its pairs (i, i + k/2) turned by position * frequency_i.
 
@@ -56,12 +56,12 @@ def rotate(
 
 
 def attend(
-    query: Float[Array, 'b n h k'],
-    query_positions: Int[Array, 'b n'],
-    parts: Sequence[KeyValue],
-    *,
-    window: Int[Array, ''] | int | None,
-    soft_cap: float | None,
+  query: Float[Array, 'b n h k'],
+  query_positions: Int[Array, 'b n'],
+  parts: Sequence[KeyValue],
+  *,
+  window: Int[Array, ''] | int | None,
+  soft_cap: float | None,
 ) -> Float[Array, 'b n h k']:
   """Softmax attention of each query over all parts of the cache.
 
@@ -82,27 +82,27 @@ def attend(
   Source: softmax merged over parts as in arXiv 2205.14135, section 3.1.
   """
   partial = [
-      _attend_part(query, query_positions, part, window, soft_cap)
-      for part in parts
+    _attend_part(query, query_positions, part, window, soft_cap)
+    for part in parts
   ]
   tops, sums, mixes = zip(*partial, strict=True)
   top = jnp.max(jnp.stack(tops), axis=0)
   scales = [jnp.exp(t - top) for t in tops]
   total = sum(s * z for s, z in zip(scales, sums, strict=True))
   mixed = sum(
-      (s / total)[..., None] * m for s, m in zip(scales, mixes, strict=True)
+    (s / total)[..., None] * m for s, m in zip(scales, mixes, strict=True)
   )
   return mixed.astype(query.dtype)
 
 
 def _attend_part(
-    query: Float[Array, 'b n h k'],
-    query_positions: Int[Array, 'b n'],
-    part: KeyValue,
-    window: Int[Array, ''] | int | None,
-    soft_cap: float | None,
+  query: Float[Array, 'b n h k'],
+  query_positions: Int[Array, 'b n'],
+  part: KeyValue,
+  window: Int[Array, ''] | int | None,
+  soft_cap: float | None,
 ) -> tuple[
-    Float[Array, 'b n h'], Float[Array, 'b n h'], Float[Array, 'b n h k']
+  Float[Array, 'b n h'], Float[Array, 'b n h'], Float[Array, 'b n h k']
 ]:
   """Maximum, sum and unnormalised mix of one part's softmax."""
   rows, kv_heads, _, size = part.keys.shape
@@ -113,24 +113,24 @@ def _attend_part(
   folded = folded.transpose(0, 2, 3, 1, 4)
   folded = folded.reshape(rows, kv_heads, share * group * length, size)
   logits = jnp.einsum(
-      'rvmk,rvsk->rvms', folded, part.keys, preferred_element_type=jnp.float32
+    'rvmk,rvsk->rvms', folded, part.keys, preferred_element_type=jnp.float32
   )
   if soft_cap is not None:
     logits = soft_cap * jnp.tanh(logits / soft_cap)
   seen = _visible(
-      query_positions.reshape(rows, group * length), part.positions, window
+    query_positions.reshape(rows, group * length), part.positions, window
   )
   logits = logits.reshape(rows, kv_heads, share, group * length, -1)
   logits = jnp.where(seen[:, None, None], logits, _UNSEEN)
   top = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
   weights = jnp.exp(logits - top[..., None])
   mix = jnp.einsum(
-      'rvms,rvsk->rvmk',
-      weights.reshape(rows, kv_heads, share * group * length, -1).astype(
-          part.values.dtype
-      ),
-      part.values,
-      preferred_element_type=jnp.float32,
+    'rvms,rvsk->rvmk',
+    weights.reshape(rows, kv_heads, share * group * length, -1).astype(
+      part.values.dtype
+    ),
+    part.values,
+    preferred_element_type=jnp.float32,
   ).reshape(rows, kv_heads, share, group * length, size)
 
   def unfold(x: Array) -> Array:
@@ -141,9 +141,9 @@ def _attend_part(
 
 
 def _visible(
-    query_positions: Int[Array, 'r m'],
-    key_positions: Int[Array, 'r s'],
-    window: Int[Array, ''] | int | None,
+  query_positions: Int[Array, 'r m'],
+  key_positions: Int[Array, 'r s'],
+  window: Int[Array, ''] | int | None,
 ) -> Array:
   """Which slots each query sees, Bool[r m s]."""
   distance = query_positions[:, :, None] - key_positions[:, None, :]

@@ -67,20 +67,20 @@ class TransformerConfig:
   def __post_init__(self) -> None:
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
-          f'num_heads={self.num_heads} is not a multiple of '
-          f'num_kv_heads={self.num_kv_heads}; each key-value head serves a '
-          'whole number of query heads.'
+        f'num_heads={self.num_heads} is not a multiple of '
+        f'num_kv_heads={self.num_kv_heads}; each key-value head serves a '
+        'whole number of query heads.'
       )
     if self.head_dim % 2:
       raise ValueError(
-          f'head_dim={self.head_dim} is odd; rotary positions turn pairs, so '
-          'choose an even head size.'
+        f'head_dim={self.head_dim} is odd; rotary positions turn pairs, so '
+        'choose an even head size.'
       )
     for name in ('dtype', 'param_dtype'):
       if getattr(self, name) not in ('float32', 'bfloat16'):
         raise ValueError(
-            f'{name}={getattr(self, name)!r} is not supported; use float32 or '
-            'bfloat16.'
+          f'{name}={getattr(self, name)!r} is not supported; use float32 or '
+          'bfloat16.'
         )
 
   def windows(self) -> tuple[int | None, ...]:
@@ -89,6 +89,6 @@ class TransformerConfig:
       return (None,) * self.num_layers
     every = self.global_every
     return tuple(
-        None if every and (i + 1) % every == 0 else self.sliding_window
-        for i in range(self.num_layers)
+      None if every and (i + 1) % every == 0 else self.sliding_window
+      for i in range(self.num_layers)
     )

@@ -14,16 +14,18 @@ from selfimprove.models.attention import KeyValue, attend, rotate
 from selfimprove.models.config import TransformerConfig
 
 _ACTIVATIONS = {
-    'silu': nn.silu,
-    'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
+  'silu': nn.silu,
+  'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
 }
 
 
-def _kernel(names: Sequence[str], in_axes: Sequence[int]) -> nn.initializers.Initializer:
+def _kernel(
+  names: Sequence[str], in_axes: Sequence[int]
+) -> nn.initializers.Initializer:
   """Normal initialiser with variance 1 / fan-in and named axes."""
   out_axes = tuple(i for i in range(len(names)) if i not in in_axes)
   init = nn.initializers.variance_scaling(
-      1.0, 'fan_in', 'normal', in_axis=tuple(in_axes), out_axis=out_axes
+    1.0, 'fan_in', 'normal', in_axis=tuple(in_axes), out_axis=out_axes
   )
   return nn.with_logical_partitioning(init, tuple(names))
 
@@ -39,15 +41,15 @@ class RMSNorm(nn.Module):
     config = self.config
     init = nn.initializers.constant(1.0 - config.norm_offset)
     scale = self.param(
-        'scale',
-        nn.with_logical_partitioning(init, (self.axis,)),
-        (x.shape[-1],),
-        jnp.dtype(config.param_dtype),
+      'scale',
+      nn.with_logical_partitioning(init, (self.axis,)),
+      (x.shape[-1],),
+      jnp.dtype(config.param_dtype),
     )
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
     gain = (scale.astype(jnp.float32) + config.norm_offset).reshape(
-        (1,) * (x.ndim - 1) + (-1,)
+      (1,) * (x.ndim - 1) + (-1,)
     )
     normed = wide * jax.lax.rsqrt(mean_square + config.norm_eps) * gain
     return normed.astype(x.dtype)
@@ -64,14 +66,12 @@ class Projection(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
-    dtype, stored = map(
-        jnp.dtype, (self.config.dtype, self.config.param_dtype)
-    )
+    dtype, stored = map(jnp.dtype, (self.config.dtype, self.config.param_dtype))
     init = _kernel(self.names, range(self.inputs))
     kernel = self.param('kernel', init, self.shape, stored).astype(dtype)
     contract = tuple(range(x.ndim - self.inputs, x.ndim))
     out = jax.lax.dot_general(
-        x, kernel, ((contract, tuple(range(self.inputs))), ((), ()))
+      x, kernel, ((contract, tuple(range(self.inputs))), ((), ()))
     )
     if self.use_bias:
       names = self.names[self.inputs :]
@@ -88,14 +88,14 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: Float[Array, 'b n d'],
-      positions: Int[Array, 'b n'],
-      frequencies: Float[Array, 'half'],
-      window: Int[Array, ''] | int | None,
-      shared: Sequence[KeyValue],
-      own: KeyValue | None,
-      index: Int[Array, ''] | int,
+    self,
+    x: Float[Array, 'b n d'],
+    positions: Int[Array, 'b n'],
+    frequencies: Float[Array, 'half'],
+    window: Int[Array, ''] | int | None,
+    shared: Sequence[KeyValue],
+    own: KeyValue | None,
+    index: Int[Array, ''] | int,
   ) -> tuple[Float[Array, 'b n d'], KeyValue]:
     config = self.config
     d, k = config.embed_dim, config.head_dim
@@ -108,17 +108,17 @@ class Attention(nn.Module):
     scale = config.query_scale or k**-0.5
     query = rotate(query, positions, frequencies) * scale
     fresh = KeyValue(
-        keys=rotate(keys, positions, frequencies).transpose(0, 2, 1, 3),
-        values=values.transpose(0, 2, 1, 3),
-        positions=positions,
+      keys=rotate(keys, positions, frequencies).transpose(0, 2, 1, 3),
+      values=values.transpose(0, 2, 1, 3),
+      positions=positions,
     )
     own = fresh if own is None else _append(own, fresh, index)
     mixed = attend(
-        query,
-        positions,
-        (*shared, own),
-        window=window,
-        soft_cap=config.attention_soft_cap,
+      query,
+      positions,
+      (*shared, own),
+      window=window,
+      soft_cap=config.attention_soft_cap,
     )
     names = ('heads', 'head_size', 'embed')
     shape = (config.num_heads, k, d)
@@ -128,21 +128,23 @@ class Attention(nn.Module):
   def _project(self, name: str, heads: int, axis: str) -> Projection:
     config = self.config
     return Projection(
-        config,
-        (config.embed_dim, heads, config.head_dim),
-        ('embed', axis, 'head_size'),
-        use_bias=config.qkv_bias,
-        name=name,
+      config,
+      (config.embed_dim, heads, config.head_dim),
+      ('embed', axis, 'head_size'),
+      use_bias=config.qkv_bias,
+      name=name,
     )
 
 
-def _append(own: KeyValue, fresh: KeyValue, index: Int[Array, ''] | int) -> KeyValue:
+def _append(
+  own: KeyValue, fresh: KeyValue, index: Int[Array, ''] | int
+) -> KeyValue:
   """`own` with `fresh` written from slot `index` on."""
   write = jax.lax.dynamic_update_slice_in_dim
   return KeyValue(
-      keys=write(own.keys, fresh.keys, index, axis=2),
-      values=write(own.values, fresh.values, index, axis=2),
-      positions=write(own.positions, fresh.positions, index, axis=1),
+    keys=write(own.keys, fresh.keys, index, axis=2),
+    values=write(own.values, fresh.values, index, axis=2),
+    positions=write(own.positions, fresh.positions, index, axis=1),
   )
 
 
@@ -169,20 +171,20 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: Float[Array, 'b n d'],
-      positions: Int[Array, 'b n'],
-      frequencies: Float[Array, 'half'],
-      window: Int[Array, ''] | int | None,
-      shared: Sequence[KeyValue],
-      own: KeyValue | None,
-      index: Int[Array, ''] | int,
+    self,
+    x: Float[Array, 'b n d'],
+    positions: Int[Array, 'b n'],
+    frequencies: Float[Array, 'half'],
+    window: Int[Array, ''] | int | None,
+    shared: Sequence[KeyValue],
+    own: KeyValue | None,
+    index: Int[Array, ''] | int,
   ) -> tuple[Float[Array, 'b n d'], KeyValue]:
     config = self.config
     x = partitioning.constrain(x, 'batch', None, None)
     normed = RMSNorm(config, name='pre_attention_norm')(x)
     mixed, own = Attention(config, name='attention')(
-        normed, positions, frequencies, window, shared, own, index
+      normed, positions, frequencies, window, shared, own, index
     )
     if config.post_norms:
       mixed = RMSNorm(config, name='post_attention_norm')(mixed)

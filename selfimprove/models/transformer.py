@@ -48,12 +48,12 @@ def make_policy(config: TransformerConfig) -> Policy:
     layer axis.
   """
   return Policy(
-      init=functools.partial(_init, config),
-      apply=functools.partial(_apply, config),
-      unembed=functools.partial(_unembed, config),
-      fork=functools.partial(_fork, config),
-      decode_params=functools.partial(_unstack_params, config),
-      logical_axes=functools.partial(_logical_axes, config),
+    init=functools.partial(_init, config),
+    apply=functools.partial(_apply, config),
+    unembed=functools.partial(_unembed, config),
+    fork=functools.partial(_fork, config),
+    decode_params=functools.partial(_unstack_params, config),
+    logical_axes=functools.partial(_logical_axes, config),
   )
 
 
@@ -77,11 +77,11 @@ def _init_boxed(config: TransformerConfig, key: jax.Array) -> Params:
     return nn.with_logical_partitioning(init, names)(k, dims, stored)
 
   params = {
-      'embedder': {'table': matrix(embed_key, ('vocab', 'embed'))},
-      'layers': jax.vmap(init_layer)(
-          jax.random.split(layer_key, config.num_layers)
-      ),
-      'final_norm': RMSNorm(config).init(layer_key, x)['params'],
+    'embedder': {'table': matrix(embed_key, ('vocab', 'embed'))},
+    'layers': jax.vmap(init_layer)(
+      jax.random.split(layer_key, config.num_layers)
+    ),
+    'final_norm': RMSNorm(config).init(layer_key, x)['params'],
   }
   if not config.tied_embeddings:
     params['head'] = {'kernel': matrix(head_key, ('embed', 'vocab'))}
@@ -94,23 +94,23 @@ def _init(config: TransformerConfig, key: jax.Array) -> Params:
 
 def _logical_axes(config: TransformerConfig) -> Any:
   boxed = jax.eval_shape(
-      functools.partial(_init_boxed, config), jax.random.key(0)
+    functools.partial(_init_boxed, config), jax.random.key(0)
   )
   is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
   axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=is_box)
   is_names = lambda x: isinstance(x, tuple)  # noqa: E731
   axes['layers'] = jax.tree.map(
-      lambda names: ('layers', *names), axes['layers'], is_leaf=is_names
+    lambda names: ('layers', *names), axes['layers'], is_leaf=is_names
   )
   return axes
 
 
 def _apply(
-    config: TransformerConfig,
-    params: Params,
-    tokens: Int[Array, 'b n'],
-    positions: Int[Array, 'b n'],
-    cache: Cache | None = None,
+  config: TransformerConfig,
+  params: Params,
+  tokens: Int[Array, 'b n'],
+  positions: Int[Array, 'b n'],
+  cache: Cache | None = None,
 ) -> tuple[Float[Array, 'b n d'], Cache]:
   if cache is None:
     cache = Cache(shared=(), own=None, index=0)
@@ -125,21 +125,25 @@ def _apply(
 
 
 def _run_scan(
-    config: TransformerConfig, layers: Any, x: Array, positions: Array, cache: Cache
+  config: TransformerConfig,
+  layers: Any,
+  x: Array,
+  positions: Array,
+  cache: Cache,
 ) -> tuple[Array, Any]:
   """All layers as one scan over the stacked parameters."""
 
   def step(x: Array, layer: Any) -> tuple[Array, KeyValue]:
     params, frequencies, window, shared, own = layer
     return Block(config).apply(
-        {'params': params},
-        x,
-        positions,
-        frequencies,
-        window,
-        shared,
-        own,
-        cache.index,
+      {'params': params},
+      x,
+      positions,
+      frequencies,
+      window,
+      shared,
+      own,
+      cache.index,
     )
 
   if config.remat:
@@ -150,21 +154,25 @@ def _run_scan(
 
 
 def _run_loop(
-    config: TransformerConfig, layers: Any, x: Array, positions: Array, cache: Cache
+  config: TransformerConfig,
+  layers: Any,
+  x: Array,
+  positions: Array,
+  cache: Cache,
 ) -> tuple[Array, Any]:
   """All layers one after the other: no slicing of stacked arrays per call."""
   frequencies, windows = _frequencies(config), config.windows()
   own = []
   for i, params in enumerate(layers):
     x, own_i = Block(config).apply(
-        {'params': params},
-        x,
-        positions,
-        frequencies[i],
-        windows[i],
-        tuple(part[i] for part in cache.shared),
-        None if cache.own is None else cache.own[i],
-        cache.index,
+      {'params': params},
+      x,
+      positions,
+      frequencies[i],
+      windows[i],
+      tuple(part[i] for part in cache.shared),
+      None if cache.own is None else cache.own[i],
+      cache.index,
     )
     own.append(own_i)
   return x, tuple(own)
@@ -188,17 +196,17 @@ def _windows(config: TransformerConfig) -> Int[Array, 'l'] | None:
 
 
 def _unembed(
-    config: TransformerConfig, params: Params, hidden: Float[Array, '... d']
+  config: TransformerConfig, params: Params, hidden: Float[Array, '... d']
 ) -> Float[Array, '... v']:
   if config.tied_embeddings:
     kernel, axis = params['embedder']['table'], 1
   else:
     kernel, axis = params['head']['kernel'], 0
   logits = jax.lax.dot_general(
-      hidden,
-      kernel.astype(hidden.dtype),
-      (((hidden.ndim - 1,), (axis,)), ((), ())),
-      preferred_element_type=jnp.float32,
+    hidden,
+    kernel.astype(hidden.dtype),
+    (((hidden.ndim - 1,), (axis,)), ((), ())),
+    preferred_element_type=jnp.float32,
   )
   if config.final_soft_cap is not None:
     logits = config.final_soft_cap * jnp.tanh(logits / config.final_soft_cap)
@@ -218,7 +226,7 @@ def _unstack(tree: Any, length: int) -> tuple[Any, ...]:
 
 
 def _fork(
-    config: TransformerConfig, cache: Cache, *, group_size: int, slots: int
+  config: TransformerConfig, cache: Cache, *, group_size: int, slots: int
 ) -> Cache:
   """The cache of `group_size` continuations of each row of `cache`."""
   shared = (*cache.shared, cache.own)
@@ -228,7 +236,7 @@ def _fork(
     shared = tuple(_unstack(part, config.num_layers) for part in shared)
   own = _empty(config, shared[-1][0].positions.shape[0] * group_size, slots)
   return Cache(
-      shared=shared, own=(own,) * config.num_layers, index=jnp.int32(0)
+    shared=shared, own=(own,) * config.num_layers, index=jnp.int32(0)
   )
 
 
@@ -239,7 +247,7 @@ def _empty(config: TransformerConfig, rows: int, slots: int) -> KeyValue:
   zeros = partitioning.constrain(zeros, 'batch', 'kv_heads', None, None)
   positions = jnp.full((rows, slots), -1, jnp.int32)
   return KeyValue(
-      keys=zeros,
-      values=zeros,
-      positions=partitioning.constrain(positions, 'batch', None),
+    keys=zeros,
+    values=zeros,
+    positions=partitioning.constrain(positions, 'batch', None),
   )

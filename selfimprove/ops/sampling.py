@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 
 def keyed_uniforms(
-    row_keys: Key[Array, 'b'], positions: Int[Array, 'n']
+  row_keys: Key[Array, 'b'], positions: Int[Array, 'n']
 ) -> Float[Array, 'b n 2']:
   """The random numbers of tokens, a function of row key and position alone.
 
@@ -38,12 +38,12 @@ def keyed_uniforms(
 
 
 def sample_tokens(
-    logits: Float[Array, 'b v'],
-    uniforms: Float[Array, 'b 2'],
-    *,
-    temperature: Float[Array, ''] | float = 1.0,
-    top_k: int | None = None,
-    top_p: Float[Array, ''] | float | None = None,
+  logits: Float[Array, 'b v'],
+  uniforms: Float[Array, 'b 2'],
+  *,
+  temperature: Float[Array, ''] | float = 1.0,
+  top_k: int | None = None,
+  top_p: Float[Array, ''] | float | None = None,
 ) -> tuple[Int[Array, 'b'], Float[Array, 'b']]:
   """Tokens drawn from softmax(logits / temperature), perhaps truncated.
 
@@ -73,7 +73,7 @@ def sample_tokens(
   vocab = logits.shape[-1]
   if top_k is not None and not 1 <= top_k <= vocab:
     raise ValueError(
-        f'top_k={top_k} is outside [1, {vocab}]; use None to keep all tokens.'
+      f'top_k={top_k} is outside [1, {vocab}]; use None to keep all tokens.'
     )
   greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
   cold = jnp.asarray(temperature, logits.dtype) <= 0
@@ -90,7 +90,7 @@ def sample_tokens(
 
 
 def _nucleus(
-    sorted_logits: Float[Array, 'b n'], top_p: Float[Array, ''] | float
+  sorted_logits: Float[Array, 'b n'], top_p: Float[Array, ''] | float
 ) -> Float[Array, 'b n']:
   """Sorted logits with those outside the nucleus set to -inf."""
   probs = jax.nn.softmax(sorted_logits, axis=-1)
@@ -101,7 +101,7 @@ def _nucleus(
 
 
 def _invert_cdf(
-    logits: Float[Array, 'b v'], uniforms: Float[Array, 'b 2']
+  logits: Float[Array, 'b v'], uniforms: Float[Array, 'b 2']
 ) -> tuple[Int[Array, 'b'], Float[Array, 'b']]:
   """Tokens by two-level inversion, and their log-probabilities."""
   rows, vocab = logits.shape
@@ -120,7 +120,7 @@ def _invert_cdf(
 
 
 def _first_above(
-    mass: Float[Array, 'b n'], uniform: Float[Array, 'b']
+  mass: Float[Array, 'b n'], uniform: Float[Array, 'b']
 ) -> Int[Array, 'b']:
   """First index whose cumulative mass exceeds uniform * total."""
   cumulative = jnp.cumsum(mass, axis=-1)

@@ -128,8 +128,9 @@ class Numeric:
     if value is None:
       return 0.0
     tolerance = max(
-      Fraction(self.absolute_tolerance),
-      Fraction(self.relative_tolerance) * abs(target),
+      # Through text: 0.003 is 3/1000, as it was written.
+      Fraction(str(self.absolute_tolerance)),
+      Fraction(str(self.relative_tolerance)) * abs(target),
     )
     return float(abs(value - target) <= tolerance)
 

@@ -185,8 +185,8 @@ class VerifierError(RuntimeError):
     reference: Mapping[str, Any],
   ) -> None:
     super().__init__(
-      f'Verifier {name!r} {reason}, on the attempt {attempt!r:.200} with the '
-      f'reference {dict(reference)!r:.200}. Correct the verifier or the row, '
+      f'Verifier {name!r} {reason.rstrip(".")} (attempt {attempt!r:.200}, '
+      f'reference {dict(reference)!r:.200}); correct the verifier or the row, '
       'or give `HostVerifier` a `fallback` reward.'
     )
     self.reason = reason

@@ -26,11 +26,11 @@ class Insertion:
 
 
 def assemble(
-    prompts: Prompts,
-    pieces: Sequence[Written | Insertion],
-    *,
-    group_size: int,
-    temperature: float | Array = 1.0,
+  prompts: Prompts,
+  pieces: Sequence[Written | Insertion],
+  *,
+  group_size: int,
+  temperature: float | Array = 1.0,
 ) -> Rollout:
   """The rollout whose columns are the prompt and then the pieces in order.
 
@@ -46,10 +46,10 @@ def assemble(
   mask = prompts.mask
   positions = jnp.where(mask, jnp.cumsum(mask, axis=-1) - 1, -1)
   columns = {
-      'tokens': [_per_row(prompts.tokens, group_size)],
-      'positions': [_per_row(positions.astype(jnp.int32), group_size)],
-      'turn': [jnp.full_like(_per_row(prompts.tokens, group_size), -1)],
-      'logprobs': [_per_row(jnp.zeros(mask.shape, jnp.float32), group_size)],
+    'tokens': [_per_row(prompts.tokens, group_size)],
+    'positions': [_per_row(positions.astype(jnp.int32), group_size)],
+    'turn': [jnp.full_like(_per_row(prompts.tokens, group_size), -1)],
+    'logprobs': [_per_row(jnp.zeros(mask.shape, jnp.float32), group_size)],
   }
   spans, finished, slot = [], [], prompts.tokens.shape[1]
   for piece in pieces:
@@ -70,18 +70,18 @@ def assemble(
   count = prompts.tokens.shape[0]
   warm = jnp.where(jnp.asarray(temperature) > 0, temperature, 1.0)
   return Rollout(
-      tokens=joined['tokens'],
-      positions=joined['positions'],
-      loss_mask=joined['turn'] >= 0,
-      turn=joined['turn'],
-      sampler_logprobs=joined['logprobs'],
-      temperature=jnp.full((count * group_size,), warm, jnp.float32),
-      group_id=_per_row(jnp.arange(count, dtype=jnp.int32), group_size),
-      example_id=_per_row(prompts.example_id, group_size),
-      finished=jnp.stack(finished, axis=1),
-      spans=tuple(spans),
-      group_size=group_size,
-      prompt_slots=prompts.tokens.shape[1],
+    tokens=joined['tokens'],
+    positions=joined['positions'],
+    loss_mask=joined['turn'] >= 0,
+    turn=joined['turn'],
+    sampler_logprobs=joined['logprobs'],
+    temperature=jnp.full((count * group_size,), warm, jnp.float32),
+    group_id=_per_row(jnp.arange(count, dtype=jnp.int32), group_size),
+    example_id=_per_row(prompts.example_id, group_size),
+    finished=jnp.stack(finished, axis=1),
+    spans=tuple(spans),
+    group_size=group_size,
+    prompt_slots=prompts.tokens.shape[1],
   )
 
 

@@ -89,7 +89,7 @@ def next_position(start: Int[Array, 'b'], written: Written) -> Int[Array, 'b']:
 
 
 def row_keys(
-    key: Key[Array, ''], prompts: Prompts, group_size: int
+  key: Key[Array, ''], prompts: Prompts, group_size: int
 ) -> Key[Array, 'b']:
   """One key per sample: a function of key, prompt identity and sample number.
 
@@ -105,19 +105,19 @@ def row_keys(
   def of_prompt(example_id: Array) -> Array:
     prompt_key = jax.random.fold_in(key, example_id)
     return jax.vmap(lambda i: jax.random.fold_in(prompt_key, i))(
-        jnp.arange(group_size)
+      jnp.arange(group_size)
     )
 
   return jax.vmap(of_prompt)(prompts.example_id).reshape(-1)
 
 
 def prefill(
-    policy: Policy,
-    params: Params,
-    prompts: Prompts,
-    *,
-    group_size: int,
-    slots: int,
+  policy: Policy,
+  params: Params,
+  prompts: Prompts,
+  *,
+  group_size: int,
+  slots: int,
 ) -> Context:
   """The state before the first token: each prompt read once per group.
 
@@ -137,18 +137,18 @@ def prefill(
   hidden, cache = policy.apply(params, prompts.tokens, positions, None)
   logits = policy.unembed(params, hidden[:, -1])
   return Context(
-      cache=policy.fork(cache, group_size=group_size, slots=slots),
-      logits=jnp.repeat(logits, group_size, axis=0),
-      position=jnp.repeat(positions[:, -1] + 1, group_size, axis=0),
+    cache=policy.fork(cache, group_size=group_size, slots=slots),
+    logits=jnp.repeat(logits, group_size, axis=0),
+    position=jnp.repeat(positions[:, -1] + 1, group_size, axis=0),
   )
 
 
 def extend(
-    policy: Policy,
-    params: Params,
-    attempt: Attempt,
-    start: Int[Array, 'b'],
-    insertion: Int[Array, 'i'],
+  policy: Policy,
+  params: Params,
+  attempt: Attempt,
+  start: Int[Array, 'b'],
+  insertion: Int[Array, 'i'],
 ) -> tuple[Context, Int[Array, 'b i']]:
   """The state after given tokens have been put behind an attempt.
 
@@ -170,29 +170,29 @@ def extend(
   inserted = begin[:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
   tokens = jnp.broadcast_to(insertion[None, :], (rows, width))
   hidden, cache = policy.apply(
-      params,
-      jnp.concatenate([attempt.pending[:, None], tokens], axis=1),
-      jnp.concatenate([attempt.pending_position[:, None], inserted], axis=1),
-      attempt.cache,
+    params,
+    jnp.concatenate([attempt.pending[:, None], tokens], axis=1),
+    jnp.concatenate([attempt.pending_position[:, None], inserted], axis=1),
+    attempt.cache,
   )
   context = Context(
-      cache=cache,
-      logits=policy.unembed(params, hidden[:, -1]),
-      position=begin + width,
+    cache=cache,
+    logits=policy.unembed(params, hidden[:, -1]),
+    position=begin + width,
   )
   return context, inserted
 
 
 def decode(
-    policy: Policy,
-    params: Params,
-    context: Context,
-    keys: Key[Array, 'b'],
-    *,
-    first_slot: int,
-    max_new_tokens: int,
-    eos_ids: Int[Array, 'e'],
-    how: Sampling,
+  policy: Policy,
+  params: Params,
+  context: Context,
+  keys: Key[Array, 'b'],
+  *,
+  first_slot: int,
+  max_new_tokens: int,
+  eos_ids: Int[Array, 'e'],
+  how: Sampling,
 ) -> Attempt:
   """One attempt of every row, ended by EOS or by its length limit.
 
@@ -218,11 +218,11 @@ def decode(
 
   def draw(logits: Array, step: Array) -> tuple[Array, Array, Array]:
     chosen, logprobs = sampling.sample_tokens(
-        logits,
-        jax.lax.dynamic_index_in_dim(uniforms, step, axis=1, keepdims=False),
-        temperature=how.temperature,
-        top_k=how.top_k,
-        top_p=how.top_p,
+      logits,
+      jax.lax.dynamic_index_in_dim(uniforms, step, axis=1, keepdims=False),
+      temperature=how.temperature,
+      top_k=how.top_k,
+      top_p=how.top_p,
     )
     ended = jnp.any(chosen[:, None] == eos_ids[None, :], axis=-1)
     return chosen, logprobs, ended
@@ -233,13 +233,13 @@ def decode(
 
   def write(buffer: Array, column: Array, step: Array) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(
-        buffer, column[:, None], step, axis=1
+      buffer, column[:, None], step, axis=1
     )
 
   def body(state: tuple) -> tuple:
     step, done, token, position, cache, tokens, positions, logprobs = state
     hidden, cache = policy.apply(
-        params, token[:, None], position[:, None], cache
+      params, token[:, None], position[:, None], cache
     )
     logits = policy.unembed(params, hidden[:, 0])
     chosen, logprob, ended = draw(logits, step)
@@ -255,22 +255,22 @@ def decode(
   token, logprob, done = draw(context.logits, jnp.int32(0))
   blank = jnp.zeros((rows, max_new_tokens), jnp.int32)
   state = (
-      jnp.int32(1),
-      done,
-      token,
-      context.position,
-      context.cache,
-      blank.at[:, 0].set(token),
-      (blank - 1).at[:, 0].set(context.position),
-      blank.astype(jnp.float32).at[:, 0].set(logprob),
+    jnp.int32(1),
+    done,
+    token,
+    context.position,
+    context.cache,
+    blank.at[:, 0].set(token),
+    (blank - 1).at[:, 0].set(context.position),
+    blank.astype(jnp.float32).at[:, 0].set(logprob),
   )
   state = jax.lax.while_loop(more, body, state)
   _, done, token, position, cache, tokens, positions, logprobs = state
   return Attempt(
-      written=Written(
-          tokens=tokens, positions=positions, logprobs=logprobs, finished=done
-      ),
-      pending=token,
-      pending_position=position,
-      cache=cache,
+    written=Written(
+      tokens=tokens, positions=positions, logprobs=logprobs, finished=done
+    ),
+    pending=token,
+    pending_position=position,
+    cache=cache,
   )

@@ -13,12 +13,12 @@ from selfimprove.ops import sampling
 from selfimprove.ops.keys import named_key
 from selfimprove.rollout.assemble import Insertion, assemble
 from selfimprove.rollout.decode import (
-    Sampling,
-    Written,
-    decode,
-    next_position,
-    prefill,
-    row_keys,
+  Sampling,
+  Written,
+  decode,
+  next_position,
+  prefill,
+  row_keys,
 )
 from selfimprove.types import Params, Policy, Prompts, Rollout
 
@@ -35,7 +35,7 @@ class Demonstrate:
   group_size: int = types.static(default=1)
 
   def __call__(
-      self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
+    self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
   ) -> Rollout:
     """Returns demonstrations; see `algorithms.base.RolloutFn`."""
     del policy, params, key  # Demonstrations are not sampled.
@@ -80,7 +80,7 @@ class NoisyRevisions:
   group_size: int = types.static(default=2)
 
   def __call__(
-      self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
+    self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
   ) -> Rollout:
     """Returns demonstrations; see `algorithms.base.RolloutFn`."""
     answer, mask = _answers(prompts, self.eos_ids, self.group_size)
@@ -94,61 +94,63 @@ class NoisyRevisions:
     first = _choose(scripted, spoilt, sampled)
     after = next_position(start, first)
     told = jnp.broadcast_to(
-        self.instruction[None, :], (start.shape[0], self.instruction.shape[0])
+      self.instruction[None, :], (start.shape[0], self.instruction.shape[0])
     )
     steps = jnp.arange(told.shape[1], dtype=jnp.int32)[None, :]
     insertion = Insertion(tokens=told, positions=after[:, None] + steps)
     begin = after + told.shape[1]
     second = self._revise(first, _write(answer, mask, begin), begin, noise)
     rollout = assemble(
-        prompts, [first, insertion, second], group_size=self.group_size
+      prompts, [first, insertion, second], group_size=self.group_size
     )
     taught = scripted[:, None] | (rollout.turn == 1)
     return dataclasses.replace(rollout, loss_mask=rollout.loss_mask & taught)
 
   def _sample(
-      self,
-      policy: Policy,
-      params: Params,
-      prompts: Prompts,
-      key: jax.Array,
-      slots: int,
+    self,
+    policy: Policy,
+    params: Params,
+    prompts: Prompts,
+    key: jax.Array,
+    slots: int,
   ) -> Written:
     """First turns written by the policy itself."""
     params = policy.decode_params(params)
     group = self.group_size
     context = prefill(policy, params, prompts, group_size=group, slots=slots)
     attempt = decode(
-        policy,
-        params,
-        context,
-        row_keys(key, prompts, group),
-        first_slot=0,
-        max_new_tokens=slots,
-        eos_ids=self.eos_ids,
-        how=Sampling(),
+      policy,
+      params,
+      context,
+      row_keys(key, prompts, group),
+      first_slot=0,
+      max_new_tokens=slots,
+      eos_ids=self.eos_ids,
+      how=Sampling(),
     )
     return attempt.written
 
   def _spoil(
-      self, answer: Int[Array, 'b n'], noise: Float[Array, 'b 6']
+    self, answer: Int[Array, 'b n'], noise: Float[Array, 'b 6']
   ) -> Int[Array, 'b n']:
     """The answer, its first token perhaps another of the alternatives."""
     count = self.alternatives.shape[0]
     jump = 1 + jnp.floor(noise[:, 1] * (count - 1)).astype(jnp.int32)
-    return self._move(answer, jnp.where(noise[:, 0] < self.spoil_first, jump, 0))
+    return self._move(
+      answer, jnp.where(noise[:, 0] < self.spoil_first, jump, 0)
+    )
 
   def _revise(
-      self,
-      first: Written,
-      truth: Written,
-      begin: Int[Array, 'b'],
-      noise: Float[Array, 'b 6'],
+    self,
+    first: Written,
+    truth: Written,
+    begin: Int[Array, 'b'],
+    noise: Float[Array, 'b 6'],
   ) -> Written:
     """Second turns: the truth, a near miss of the first turn, or its copy."""
     step = jnp.where(noise[:, 2] < 0.5, 1, -1)
     near = (noise[:, 3] >= self.truth) & (
-        noise[:, 3] < self.truth + self.near_miss
+      noise[:, 3] < self.truth + self.near_miss
     )
     tokens = self._move(first.tokens, jnp.where(near, step, 0))
     length = jnp.sum(first.positions >= 0, axis=-1, dtype=jnp.int32)
@@ -158,19 +160,19 @@ class NoisyRevisions:
     return _choose(noise[:, 3] < self.truth, truth, copy)
 
   def _move(
-      self, tokens: Int[Array, 'b n'], steps: Int[Array, 'b']
+    self, tokens: Int[Array, 'b n'], steps: Int[Array, 'b']
   ) -> Int[Array, 'b n']:
     """`tokens` with the first moved cyclically along `alternatives`."""
     same = tokens[:, :1] == self.alternatives[None, :]
     place = (jnp.argmax(same, axis=-1) + steps) % self.alternatives.shape[0]
     moved = jnp.where(
-        jnp.any(same, axis=-1), self.alternatives[place], tokens[:, 0]
+      jnp.any(same, axis=-1), self.alternatives[place], tokens[:, 0]
     )
     return tokens.at[:, 0].set(moved)
 
 
 def _answers(
-    prompts: Prompts, eos_ids: Int[Array, 'e'], group_size: int
+  prompts: Prompts, eos_ids: Int[Array, 'e'], group_size: int
 ) -> tuple[Int[Array, 'b n'], Bool[Array, 'b n']]:
   """Reference answers with EOS behind them, and which slots are real."""
   lengths = jnp.sum(prompts.answer_mask, axis=-1, dtype=jnp.int32)[:, None]
@@ -180,21 +182,21 @@ def _answers(
   mask = slots <= lengths
   tokens = jnp.where(mask, tokens, 0)
   return (
-      jnp.repeat(tokens, group_size, axis=0),
-      jnp.repeat(mask, group_size, axis=0),
+    jnp.repeat(tokens, group_size, axis=0),
+    jnp.repeat(mask, group_size, axis=0),
   )
 
 
 def _write(
-    tokens: Int[Array, 'b n'], mask: Bool[Array, 'b n'], start: Int[Array, 'b']
+  tokens: Int[Array, 'b n'], mask: Bool[Array, 'b n'], start: Int[Array, 'b']
 ) -> Written:
   """A finished turn that begins at position `start`."""
   slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
   return Written(
-      tokens=jnp.where(mask, tokens, 0),
-      positions=jnp.where(mask, start[:, None] + slots, -1),
-      logprobs=jnp.zeros(tokens.shape, jnp.float32),
-      finished=jnp.ones(start.shape, bool),
+    tokens=jnp.where(mask, tokens, 0),
+    positions=jnp.where(mask, start[:, None] + slots, -1),
+    logprobs=jnp.zeros(tokens.shape, jnp.float32),
+    finished=jnp.ones(start.shape, bool),
   )
 
 

@@ -9,11 +9,11 @@ from jaxtyping import Array, Int
 from selfimprove import types
 from selfimprove.rollout.assemble import Insertion, assemble
 from selfimprove.rollout.decode import (
-    Sampling,
-    decode,
-    extend,
-    prefill,
-    row_keys,
+  Sampling,
+  decode,
+  extend,
+  prefill,
+  row_keys,
 )
 from selfimprove.types import Params, Policy, Prompts, Rollout
 
@@ -42,7 +42,7 @@ class Revise:
   max_new_tokens: tuple[int, int] = types.static()
 
   def __call__(
-      self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
+    self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
   ) -> Rollout:
     """Returns a rollout with two turns; see `algorithms.base.RolloutFn`."""
     params = policy.decode_params(params)
@@ -50,40 +50,40 @@ class Revise:
     between = self.instruction.shape[0]
     keys = row_keys(key, prompts, self.group_size)
     context = prefill(
-        policy,
-        params,
-        prompts,
-        group_size=self.group_size,
-        slots=first_limit + between + second_limit,
+      policy,
+      params,
+      prompts,
+      group_size=self.group_size,
+      slots=first_limit + between + second_limit,
     )
     first = decode(
-        policy,
-        params,
-        context,
-        keys,
-        first_slot=0,
-        max_new_tokens=first_limit,
-        eos_ids=self.eos_ids,
-        how=self.sampling,
+      policy,
+      params,
+      context,
+      keys,
+      first_slot=0,
+      max_new_tokens=first_limit,
+      eos_ids=self.eos_ids,
+      how=self.sampling,
     )
     middle, positions = extend(
-        policy, params, first, context.position, self.instruction
+      policy, params, first, context.position, self.instruction
     )
     second = decode(
-        policy,
-        params,
-        middle,
-        keys,
-        first_slot=first_limit + between,
-        max_new_tokens=second_limit,
-        eos_ids=self.eos_ids,
-        how=self.sampling,
+      policy,
+      params,
+      middle,
+      keys,
+      first_slot=first_limit + between,
+      max_new_tokens=second_limit,
+      eos_ids=self.eos_ids,
+      how=self.sampling,
     )
     told = jnp.broadcast_to(self.instruction[None, :], positions.shape)
     insertion = Insertion(tokens=told, positions=positions)
     return assemble(
-        prompts,
-        [first.written, insertion, second.written],
-        group_size=self.group_size,
-        temperature=self.sampling.temperature,
+      prompts,
+      [first.written, insertion, second.written],
+      group_size=self.group_size,
+      temperature=self.sampling.temperature,
     )

@@ -28,30 +28,30 @@ class Single:
   max_new_tokens: int = types.static()
 
   def __call__(
-      self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
+    self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
   ) -> Rollout:
     """Returns a rollout with one turn; see `algorithms.base.RolloutFn`."""
     params = policy.decode_params(params)
     context = prefill(
-        policy,
-        params,
-        prompts,
-        group_size=self.group_size,
-        slots=self.max_new_tokens,
+      policy,
+      params,
+      prompts,
+      group_size=self.group_size,
+      slots=self.max_new_tokens,
     )
     attempt = decode(
-        policy,
-        params,
-        context,
-        row_keys(key, prompts, self.group_size),
-        first_slot=0,
-        max_new_tokens=self.max_new_tokens,
-        eos_ids=self.eos_ids,
-        how=self.sampling,
+      policy,
+      params,
+      context,
+      row_keys(key, prompts, self.group_size),
+      first_slot=0,
+      max_new_tokens=self.max_new_tokens,
+      eos_ids=self.eos_ids,
+      how=self.sampling,
     )
     return assemble(
-        prompts,
-        [attempt.written],
-        group_size=self.group_size,
-        temperature=self.sampling.temperature,
+      prompts,
+      [attempt.written],
+      group_size=self.group_size,
+      temperature=self.sampling.temperature,
     )

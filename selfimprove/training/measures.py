@@ -29,13 +29,11 @@ def of_rollout(rollout: Rollout) -> Metrics:
     metrics[f'rollout/length_t{turn + 1}'] = jnp.mean(lengths)
     cut = ~rollout.finished[:, turn]
     metrics[f'rollout/truncated_t{turn + 1}'] = jnp.mean(cut, dtype=jnp.float32)
-  metrics['rollout/truncated'] = jnp.mean(
-      ~rollout.finished, dtype=jnp.float32
-  )
+  metrics['rollout/truncated'] = jnp.mean(~rollout.finished, dtype=jnp.float32)
   metrics['rollout/tokens'] = written
-  metrics['policy/entropy'] = -jnp.sum(
-      rollout.sampler_logprobs
-  ) / jnp.maximum(written, 1.0)
+  metrics['policy/entropy'] = -jnp.sum(rollout.sampler_logprobs) / jnp.maximum(
+    written, 1.0
+  )
   if len(rollout.spans) > 1:
     metrics['rollout/copied'] = jnp.mean(copied(rollout), dtype=jnp.float32)
   return metrics
@@ -55,7 +53,7 @@ def copied(rollout: Rollout) -> Bool[Array, 'b']:
 
   def attempt(start: int, stop: int) -> Array:
     ids = jnp.where(
-        rollout.loss_mask[:, start:stop], rollout.tokens[:, start:stop], -1
+      rollout.loss_mask[:, start:stop], rollout.tokens[:, start:stop], -1
     )
     pad = ((0, 0), (0, width - (stop - start)))
     return jnp.pad(ids, pad, constant_values=-1)
@@ -64,10 +62,10 @@ def copied(rollout: Rollout) -> Bool[Array, 'b']:
 
 
 def of_rewards(
-    rollout: Rollout,
-    rewards: Float[Array, 'b turns'],
-    shaped: Float[Array, 'b turns'],
-    weight: Float[Array, 'b'],
+  rollout: Rollout,
+  rewards: Float[Array, 'b turns'],
+  shaped: Float[Array, 'b turns'],
+  weight: Float[Array, 'b'],
 ) -> Metrics:
   """Mean rewards, and how many groups and samples teach nothing.
 

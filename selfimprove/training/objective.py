@@ -14,13 +14,13 @@ from selfimprove.algorithms.base import Algorithm, Term
 from selfimprove.ops import masks
 from selfimprove.training.score import score
 from selfimprove.types import (
-    Estimate,
-    Experience,
-    Metrics,
-    Params,
-    Policy,
-    Rollout,
-    Scores,
+  Estimate,
+  Experience,
+  Metrics,
+  Params,
+  Policy,
+  Rollout,
+  Scores,
 )
 
 
@@ -40,13 +40,13 @@ class Credited:
 
 
 def value_and_grad(
-    policy: Policy,
-    algorithm: Algorithm,
-    params: Params,
-    ref_params: Params,
-    samples: Credited,
-    *,
-    microbatches: int,
+  policy: Policy,
+  algorithm: Algorithm,
+  params: Params,
+  ref_params: Params,
+  samples: Credited,
+  *,
+  microbatches: int,
 ) -> tuple[Metrics, Params]:
   """Loss metrics and the gradient of the loss, exact for any micro-batching.
 
@@ -77,17 +77,18 @@ def value_and_grad(
     (_, metrics), grads = differentiate(params, samples)
   else:
     (_, metrics), grads = _accumulate(
-        differentiate, params, _split(samples, microbatches)
+      differentiate, params, _split(samples, microbatches)
     )
-  means = {k: m.mean() if isinstance(m, Estimate) else m
-           for k, m in metrics.items()}
+  means = {
+    k: m.mean() if isinstance(m, Estimate) else m for k, m in metrics.items()
+  }
   return means, grads
 
 
 def _accumulate(differentiate: Any, params: Params, parts: Credited) -> Any:
   """Sum of `differentiate` over the leading axis of `parts`."""
   shapes = jax.eval_shape(
-      differentiate, params, jax.tree.map(lambda x: x[0], parts)
+    differentiate, params, jax.tree.map(lambda x: x[0], parts)
   )
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
@@ -103,12 +104,14 @@ def _split(samples: Credited, microbatches: int) -> Credited:
   prompts = samples.weight.shape[0] // group
   if prompts % microbatches:
     raise ValueError(
-        f'{prompts} prompts per step do not divide into {microbatches} '
-        'micro-batches; choose a divisor.'
+      f'{prompts} prompts per step do not divide into {microbatches} '
+      'micro-batches; choose a divisor.'
     )
 
   def deal(x: Array) -> Array:
-    dealt = x.reshape(prompts // microbatches, microbatches, group, *x.shape[1:])
+    dealt = x.reshape(
+      prompts // microbatches, microbatches, group, *x.shape[1:]
+    )
     return jnp.moveaxis(dealt, 1, 0).reshape(microbatches, -1, *x.shape[1:])
 
   return jax.tree.map(deal, samples)
@@ -118,10 +121,10 @@ def _counts(algorithm: Algorithm, samples: Credited) -> Mapping[str, Array]:
   """What each term's sum over the whole batch is divided by."""
   blank = jnp.zeros(samples.rollout.tokens.shape, jnp.float32)
   return {
-      name: term.aggregate(
-          blank, _mask(term, samples.rollout), samples.weight
-      ).count
-      for name, term in algorithm.terms.items()
+    name: term.aggregate(
+      blank, _mask(term, samples.rollout), samples.weight
+    ).count
+    for name, term in algorithm.terms.items()
   }
 
 
@@ -133,26 +136,26 @@ def _mask(term: Term, rollout: Rollout) -> Array:
 
 
 def _loss(
-    policy: Policy,
-    algorithm: Algorithm,
-    params: Params,
-    ref_params: Params,
-    samples: Credited,
-    counts: Mapping[str, Array],
+  policy: Policy,
+  algorithm: Algorithm,
+  params: Params,
+  ref_params: Params,
+  samples: Credited,
+  counts: Mapping[str, Array],
 ) -> tuple[Array, Metrics]:
   """This micro-batch's share of the loss, and its metrics as estimates."""
   scores = score(
-      policy,
-      params,
-      samples.rollout,
-      needs=algorithm.needs,
-      ref_params=ref_params,
+    policy,
+    params,
+    samples.rollout,
+    needs=algorithm.needs,
+    ref_params=ref_params,
   )
   experience = Experience(
-      rollout=samples.rollout,
-      advantages=samples.advantages,
-      weight=samples.weight,
-      streams=_streams(policy, algorithm, ref_params, samples.rollout, scores),
+    rollout=samples.rollout,
+    advantages=samples.advantages,
+    weight=samples.weight,
+    streams=_streams(policy, algorithm, ref_params, samples.rollout, scores),
   )
   total, metrics = jnp.float32(0), dict[str, Any]()
   for name, term in algorithm.terms.items():
@@ -167,7 +170,7 @@ def _loss(
 
 
 def _term(
-    term: Term, experience: Experience, scores: Scores, count: Array
+  term: Term, experience: Experience, scores: Scores, count: Array
 ) -> tuple[Array, list[Estimate]]:
   """A term's weighted share of the loss, and its plain mean per turn."""
   rollout = experience.rollout
@@ -176,26 +179,26 @@ def _term(
   coefficient = jnp.asarray(term.weight, jnp.float32)
   if coefficient.ndim:
     coefficient = masks.take_by_turn(
-        jnp.broadcast_to(
-            coefficient[None, :], (weight.shape[0], coefficient.shape[0])
-        ),
-        rollout.turn,
+      jnp.broadcast_to(
+        coefficient[None, :], (weight.shape[0], coefficient.shape[0])
+      ),
+      rollout.turn,
     )
   share = term.aggregate(coefficient * values, mask, weight).total / count
   frozen = jax.lax.stop_gradient(values)
   by_turn = [
-      term.aggregate(frozen, mask & (rollout.turn == turn), weight)
-      for turn in range(len(rollout.spans))
+    term.aggregate(frozen, mask & (rollout.turn == turn), weight)
+    for turn in range(len(rollout.spans))
   ]
   return share, by_turn
 
 
 def _streams(
-    policy: Policy,
-    algorithm: Algorithm,
-    ref_params: Params,
-    rollout: Rollout,
-    scores: Scores,
+  policy: Policy,
+  algorithm: Algorithm,
+  ref_params: Params,
+  rollout: Rollout,
+  scores: Scores,
 ) -> Mapping[str, Array]:
   """The streams without gradient that the algorithm needs."""
   streams = {}
@@ -213,10 +216,10 @@ def _sampler_gap(samples: Credited, scores: Scores) -> Estimate:
   sampling was truncated or the tokens were not sampled."""
   rollout = samples.rollout
   gap = jnp.abs(
-      jax.lax.stop_gradient(scores.logprobs) - rollout.sampler_logprobs
+    jax.lax.stop_gradient(scores.logprobs) - rollout.sampler_logprobs
   )
   mask = rollout.loss_mask
   return Estimate(
-      total=jnp.sum(jnp.where(mask, gap, 0.0)),
-      count=jnp.sum(mask, dtype=jnp.float32),
+    total=jnp.sum(jnp.where(mask, gap, 0.0)),
+    count=jnp.sum(mask, dtype=jnp.float32),
   )

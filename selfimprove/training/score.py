@@ -16,13 +16,13 @@ CHUNK_SIZE = 2048
 
 
 def score(
-    policy: Policy,
-    params: Params,
-    rollout: Rollout,
-    *,
-    needs: Sequence[str] = (),
-    ref_params: Params | None = None,
-    chunk_size: int = CHUNK_SIZE,
+  policy: Policy,
+  params: Params,
+  rollout: Rollout,
+  *,
+  needs: Sequence[str] = (),
+  ref_params: Params | None = None,
+  chunk_size: int = CHUNK_SIZE,
 ) -> Scores:
   """Log-probabilities of a rollout's tokens, and what else is needed.
 
@@ -63,7 +63,7 @@ def score(
 
 
 def predictors(
-    policy: Policy, params: Params, rollout: Rollout
+  policy: Policy, params: Params, rollout: Rollout
 ) -> Float[Array, 'b c d']:
   """The hidden state that predicts each token behind the prompt.
 
@@ -77,29 +77,29 @@ def predictors(
   """
   start, group = rollout.prompt_slots, rollout.group_size
   hidden, cache = policy.apply(
-      params,
-      rollout.tokens[::group, :start],
-      rollout.positions[::group, :start],
-      None,
+    params,
+    rollout.tokens[::group, :start],
+    rollout.positions[::group, :start],
+    None,
   )
   first = jnp.repeat(hidden[:, -1:], group, axis=0)
   if rollout.tokens.shape[1] - start == 1:
     return first
   # The last token predicts nothing, so it is not read.
   hidden, _ = policy.apply(
-      params,
-      rollout.tokens[:, start:-1],
-      rollout.positions[:, start:-1],
-      policy.fork(cache, group_size=group, slots=0),
+    params,
+    rollout.tokens[:, start:-1],
+    rollout.positions[:, start:-1],
+    policy.fork(cache, group_size=group, slots=0),
   )
   return jnp.concatenate([first, hidden], axis=1)
 
 
 def _over_tokens(
-    measure: Callable[[Mapping[str, Array]], dict[str, Array]],
-    hidden: Mapping[str, Float[Array, 'b c d']],
-    rollout: Rollout,
-    chunk_size: int,
+  measure: Callable[[Mapping[str, Array]], dict[str, Array]],
+  hidden: Mapping[str, Float[Array, 'b c d']],
+  rollout: Rollout,
+  chunk_size: int,
 ) -> dict[str, Float[Array, 'b t']]:
   """`measure` of every token behind the prompt, chunk by chunk."""
   targets = rollout.tokens[:, rollout.prompt_slots :]

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt32
 
-from selfimprove import types
+from selfimprove import partitioning, types
 from selfimprove.ops.keys import named_key
 from selfimprove.types import Params, Policy
 
@@ -36,11 +37,12 @@ class TrainState:
 
 
 def init_state(
-    policy: Policy,
-    optimizer: optax.GradientTransformation,
-    *,
-    seed: int,
-    with_reference: Any,
+  policy: Policy,
+  optimizer: optax.GradientTransformation,
+  *,
+  seed: int,
+  with_reference: object,
+  params: Params | None = None,
 ) -> TrainState:
   """The state before the first step.
 
@@ -49,19 +51,68 @@ def init_state(
     optimizer: of the first stage.
     seed: of the run.
     with_reference: whether any stage compares with a reference policy.
+    params: parameters to begin with; None initialises them from the seed.
 
   Returns:
     State with the reference equal to the initial policy.
   """
   key = jax.random.key(seed)
-  params = policy.init(named_key(key, 'params'))
+  params = policy.init(named_key(key, 'params')) if params is None else params
   return TrainState(
-      step=jnp.int32(0),
-      position=jnp.int32(0),
-      params=params,
-      opt_state=optimizer.init(params),
-      ref_params=jax.tree.map(jnp.copy, params) if with_reference else {},
-      seed=jax.random.key_data(key),
+    step=jnp.int32(0),
+    position=jnp.int32(0),
+    params=params,
+    opt_state=optimizer.init(params),
+    ref_params=jax.tree.map(jnp.copy, params) if with_reference else {},
+    seed=jax.random.key_data(key),
+  )
+
+
+def abstract_state(
+  policy: Policy,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  *,
+  with_reference: object,
+) -> TrainState:
+  """Shapes, dtypes and shardings of the train state.
+
+  What an optimizer keeps per parameter is laid out like that parameter.
+
+  Args:
+    policy: the model.
+    optimizer: of the stage.
+    mesh: where the state lives.
+    with_reference: whether it holds reference parameters.
+
+  Returns:
+    A `TrainState` of `jax.ShapeDtypeStruct`s.
+  """
+  shapes = jax.eval_shape(
+    lambda: init_state(policy, optimizer, seed=0, with_reference=with_reference)
+  )
+  whole = partitioning.replicated(mesh)
+  of_params = partitioning.shardings(policy.logical_axes(), shapes.params, mesh)
+  shardings = TrainState(
+    step=whole,
+    position=whole,
+    params=of_params,
+    opt_state=optax.tree.map_params(
+      optimizer,
+      lambda _, sharding: sharding,
+      shapes.opt_state,
+      of_params,
+      transform_non_params=lambda _: whole,
+    ),
+    ref_params=of_params if with_reference else {},
+    seed=whole,
+  )
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
   )
 
 

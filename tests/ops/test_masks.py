@@ -33,11 +33,9 @@ def test_positions_count_the_real_tokens_of_a_row_from_zero():
 
 
 def test_an_empty_column_changes_no_position():
-  wider = jnp.insert(MASK, 3, False, axis=1)
-  positions = masks.positions_from_mask(wider)
-  np.testing.assert_array_equal(
-    jnp.delete(positions, 3, axis=1), masks.positions_from_mask(MASK)
-  )
+  wider = jnp.array(np.insert(MASK, 3, False, axis=1))
+  positions = np.delete(masks.positions_from_mask(wider), 3, axis=1)
+  np.testing.assert_array_equal(positions, masks.positions_from_mask(MASK))
 
 
 def test_a_token_is_predicted_by_the_last_real_token_before_it():

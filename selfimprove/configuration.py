@@ -1,0 +1,171 @@
+"""The edge between gin and the library: only entry points import it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import gin
+from gin import config as gin_config
+
+_T = TypeVar('_T')
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+"""Gin files are looked for here if they are not found from the working
+directory."""
+
+
+class ConfigError(ValueError):
+  """A gin file, a binding or a workdir cannot be used as it is."""
+
+
+def build(
+  configurable: Callable[..., _T],
+  *,
+  files: Sequence[str],
+  bindings: Sequence[str] = (),
+) -> _T:
+  """The object that gin files describe, with every binding consumed.
+
+  Args:
+    configurable: class or function that is called with what is bound to it.
+    files: gin files; later ones override earlier ones.
+    bindings: lines of gin that override the files. They may name whatever
+      the files import.
+
+  Returns:
+    What `configurable` returns.
+
+  Raises:
+    ConfigError: a file is missing, a name is unknown, a required value is not
+      given, or nothing uses a binding.
+  """
+  gin.clear_config()
+  _check_files(files)
+  gin.add_config_file_search_path(ROOT)
+  try:
+    gin.parse_config_files_and_bindings(
+      list(files), None, finalize_config=False
+    )
+    gin.parse_config(_with_imports(bindings))
+    built = gin.get_configurable(configurable)()
+  except Exception as error:
+    raise ConfigError(_in_one_sentence(error)) from error
+  unused = unused_bindings()
+  if unused:
+    others = f' (and {len(unused) - 1} more)' if unused[1:] else ''
+    raise ConfigError(
+      f'Nothing uses the binding `{unused[0]}`{others}; correct its name or '
+      'scope, or remove it.'
+    )
+  return built
+
+
+def unused_bindings() -> list[str]:
+  """The bindings that were parsed and that no call has consumed.
+
+  Gin raises on unknown names but is silent on bindings that nothing reads.
+
+  Returns:
+    Names as they are written in gin files, sorted.
+  """
+  # Gin has no public way to tell the two apart but by their printed form.
+  bound = gin_config._CONFIG  # noqa: SLF001
+  used = gin_config._OPERATIVE_CONFIG  # noqa: SLF001
+  unused = []
+  for (scope, selector), parameters in bound.items():
+    for name in parameters:
+      if not any(
+        selector == other
+        and name in consumed
+        and (not scope or inner == scope or inner.startswith(scope + '/'))
+        for (inner, other), consumed in used.items()
+      ):
+        unused.append(_as_written(scope, selector, name))
+  return sorted(unused)
+
+
+def operative_config() -> str:
+  """The bindings that took part, as gin; parsing it gives itself again."""
+  return gin.operative_config_str()
+
+
+def check_workdir(workdir: str, config: str) -> None:
+  """Writes the config of a new workdir, or compares with that of an old one.
+
+  Args:
+    workdir: folder of the run; made if it is not there.
+    config: text of the operative config.
+
+  Raises:
+    ConfigError: the workdir belongs to a run with another config.
+  """
+  path = os.path.join(workdir, 'config.gin')
+  if not os.path.exists(path):
+    os.makedirs(workdir, exist_ok=True)
+    temporary = f'{path}.tmp'
+    with open(temporary, 'w', encoding='utf-8') as file:
+      file.write(config)
+    os.replace(temporary, path)
+    return
+  with open(path, encoding='utf-8') as file:
+    before = file.read()
+  if before != config:
+    old, new = _first_difference(before, config)
+    raise ConfigError(
+      f'{workdir} holds a run with another config: it has `{old}`, this run '
+      f'`{new}`; use another --workdir, or the config in {path}.'
+    )
+
+
+def _check_files(files: Sequence[str]) -> None:
+  for file in files:
+    if not any(os.path.isfile(os.path.join(base, file)) for base in ('', ROOT)):
+      raise ConfigError(
+        f'There is no gin file {file!r}, neither from the working directory '
+        f'nor in {ROOT}; the configs that come with the project are under '
+        'gin_configs/ and experiments/.'
+      )
+
+
+def _with_imports(bindings: Sequence[str]) -> str:
+  """Bindings behind the imports of the files, so that they can name those."""
+  imports = sorted(
+    statement.format()
+    for statement in gin_config._IMPORTS  # noqa: SLF001
+  )
+  header = ['from __gin__ import dynamic_registration'] if imports else []
+  return '\n'.join([*header, *imports, *bindings])
+
+
+def _as_written(scope: str, selector: str, name: str) -> str:
+  if selector == 'gin.macro':
+    return scope
+  return f'{scope}/{selector}.{name}' if scope else f'{selector}.{name}'
+
+
+def _in_one_sentence(error: Exception) -> str:
+  """The message of an exception on one line, without gin's stack of notes."""
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  text = ' '.join(lines) or type(error).__name__
+  required = re.search(
+    r'Required bindings for `(.*?)` not provided.*?: (.*)', text
+  )
+  if required is None:
+    return text
+  return (
+    f'Required value not given for `{required[1]}` ({required[2]}); set it '
+    'in a gin file or with --gin_bindings.'
+  )
+
+
+def _first_difference(before: str, after: str) -> tuple[str, str]:
+  old, new = before.splitlines(), after.splitlines()
+  for a, b in zip(old, new, strict=False):
+    if a != b:
+      return a, b
+  longer: list[Any] = old if len(old) > len(new) else new
+  extra = longer[min(len(old), len(new))]
+  return (extra, '(nothing)') if longer is old else ('(nothing)', extra)

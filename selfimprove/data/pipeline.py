@@ -1,0 +1,275 @@
+"""From a task to batches: a table on the host, and streams that read it.
+
+A stream is random access: the batch at a position is a function of the table,
+the seed and the position, so that restoring a run restores one number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, SupportsIndex
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from selfimprove.data.rows import Row
+from selfimprove.types import Prompts
+
+_PAD = 0  # Of every seqio vocabulary.
+
+
+class Readable(Protocol):
+  """What `load` needs of a task; `TextTask` is one."""
+
+  @property
+  def max_prompt_tokens(self) -> int:
+    """Width of the prompts."""
+
+  @property
+  def max_answer_tokens(self) -> int:
+    """Width of the answers."""
+
+  def read(self, split: str) -> tuple[Sequence[Row], Mapping[str, int]]:
+    """Returns the rows in a fixed order, and counts of those left out."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Table:
+  """The problems of a split, on the host.
+
+  Attributes:
+    fields: the rows as text: `prompt`, `answer` and what came with them.
+    prompt_ids: padded on the left.
+    prompt_mask: True on real tokens.
+    answer_ids: padded on the right, without EOS.
+    answer_mask: True on real tokens.
+    dropped: rows that were left out, by field and rule.
+  """
+
+  fields: tuple[Mapping[str, Any], ...]
+  prompt_ids: Int[np.ndarray, 'n s']
+  prompt_mask: Bool[np.ndarray, 'n s']
+  answer_ids: Int[np.ndarray, 'n a']
+  answer_mask: Bool[np.ndarray, 'n a']
+  dropped: Mapping[str, int]
+
+  def __len__(self) -> int:
+    return len(self.fields)
+
+  def prompts(self, example_id: Int[np.ndarray, 'p']) -> Prompts:
+    """The batch with these identities, as NumPy arrays.
+
+    Args:
+      example_id: row + epoch · rows, from 0.
+
+    Returns:
+      The problems of these rows.
+
+    Raises:
+      ValueError: an identity does not fit the int32 that devices count in.
+    """
+    if example_id.max(initial=0) > np.iinfo(np.int32).max:
+      raise ValueError(
+        f'Example {example_id.max()} of a table of {len(self)} rows does not '
+        'fit 32 bits; that many epochs need a new run.'
+      )
+    row = example_id % len(self)
+    # Left on the host: the loop knows over which devices a batch is laid.
+    columns: dict[str, Any] = {
+      'tokens': self.prompt_ids[row],
+      'mask': self.prompt_mask[row],
+      'example_id': example_id.astype(np.int32),
+      'answer': self.answer_ids[row],
+      'answer_mask': self.answer_mask[row],
+    }
+    return Prompts(**columns)
+
+  def references(
+    self, example_id: Int[np.ndarray, 'p']
+  ) -> list[Mapping[str, Any]]:
+    """The rows as text, for rewards on the host.
+
+    Args:
+      example_id: `Prompts.example_id`, from the host or a device.
+
+    Returns:
+      One mapping of fields per problem.
+    """
+    return [self.fields[i % len(self)] for i in np.asarray(example_id).tolist()]
+
+
+def load(task: Readable, split: str) -> Table:
+  """The table of a split: all of it, in the order of the task.
+
+  Args:
+    task: for example a `TextTask`.
+    split: one of its splits.
+
+  Returns:
+    The table.
+  """
+  rows, dropped = task.read(split)
+  prompts = [row.prompt_ids for row in rows]
+  answers = [row.answer_ids for row in rows]
+  slots = np.arange(task.max_prompt_tokens)[None, :]
+  prompt_mask = slots >= task.max_prompt_tokens - _lengths(prompts)
+  slots = np.arange(task.max_answer_tokens)[None, :]
+  answer_mask = slots < _lengths(answers)
+  return Table(
+    fields=tuple(row.fields for row in rows),
+    prompt_ids=_placed(prompts, prompt_mask),
+    prompt_mask=prompt_mask,
+    answer_ids=_placed(answers, answer_mask),
+    answer_mask=answer_mask,
+    dropped=dropped,
+  )
+
+
+def permutation(rows: int, *, seed: int, epoch: int) -> Int[np.ndarray, 'rows']:
+  """The order of an epoch.
+
+    order = argsort(w),  w: `rows` raw 64-bit words of Philox(seed, epoch)
+
+  Raw words are the same on every platform and in every NumPy, which
+  `Generator.permutation` does not promise.
+
+  Args:
+    rows: of the table, at least 1.
+    seed: in [0, 2⁶⁴).
+    epoch: in [0, 2⁶⁴).
+
+  Returns:
+    A permutation of 0..rows-1.
+  """
+  words = np.random.Philox(key=np.asarray([seed, epoch], np.uint64))
+  return np.argsort(words.random_raw(rows), kind='stable')
+
+
+class PromptStream:
+  """Batches of training prompts, by position.
+
+  Every problem is seen once in each epoch, in a new order; a batch may begin
+  in one epoch and end in the next.
+
+  Attributes:
+    table: the problems.
+    prompts_per_step: size of a batch.
+    seed: of the orders.
+  """
+
+  def __init__(
+    self, table: Table, *, prompts_per_step: int, seed: int = 0
+  ) -> None:
+    if not 1 <= prompts_per_step <= len(table):
+      raise ValueError(
+        f'prompts_per_step={prompts_per_step} of a table of {len(table)} rows: '
+        'a batch holds at least one prompt and touches two epochs at most; '
+        f'choose 1 to {len(table)}, or give the task more problems.'
+      )
+    if not 0 <= seed < 2**64:
+      raise ValueError(f'seed={seed} is outside [0, 2**64); choose another.')
+    self.table = table
+    self.prompts_per_step = prompts_per_step
+    self.seed = seed
+    # A batch touches two epochs at most.
+    self._order = functools.lru_cache(maxsize=2)(self._permutation)
+
+  def batch(self, position: SupportsIndex) -> Prompts:
+    """The batch that starts after `position` prompts.
+
+    Args:
+      position: number of prompts consumed so far, at least 0; the next batch
+        is at `position + prompts_per_step`.
+
+    Returns:
+      NumPy arrays; `example_id` is row + epoch · rows.
+
+    Raises:
+      ValueError: `position` is negative.
+    """
+    start = operator.index(position)
+    if start < 0:
+      raise ValueError(
+        f'position={start} is negative; it counts prompts, from 0.'
+      )
+    first, offset = divmod(start, len(self.table))
+    here = self._identities(first)[offset : offset + self.prompts_per_step]
+    missing = self.prompts_per_step - len(here)
+    if missing:
+      here = np.concatenate([here, self._identities(first + 1)[:missing]])
+    return self.table.prompts(here)
+
+  def references(
+    self, example_id: Int[np.ndarray, 'p']
+  ) -> list[Mapping[str, Any]]:
+    """The rows as text; see `Table.references`.
+
+    Args:
+      example_id: `Prompts.example_id` of any batch.
+
+    Returns:
+      One mapping of fields per problem.
+    """
+    return self.table.references(example_id)
+
+  def _identities(self, epoch: int) -> Int[np.ndarray, 'rows']:
+    return self._order(epoch) + epoch * len(self.table)
+
+  def _permutation(self, epoch: int) -> Int[np.ndarray, 'rows']:
+    return permutation(len(self.table), seed=self.seed, epoch=epoch)
+
+
+class EvaluationBatch(NamedTuple):
+  """Some rows of a table.
+
+  Attributes:
+    prompts: NumPy arrays.
+    valid: False on a row that only fills up the last batch.
+  """
+
+  prompts: Prompts
+  valid: Bool[np.ndarray, 'p']
+
+
+def in_order(table: Table, *, batch_size: int) -> Iterator[EvaluationBatch]:
+  """All rows of a table, each valid in exactly one batch.
+
+  Args:
+    table: the problems.
+    batch_size: rows of every batch, at least 1; the last one is filled up
+      with its last row.
+
+  Yields:
+    Batches of one shape.
+
+  Raises:
+    ValueError: `batch_size` is below 1.
+  """
+  if batch_size < 1:
+    raise ValueError(
+      f'batch_size={batch_size} holds no row; choose at least 1.'
+    )
+  for start in range(0, len(table), batch_size):
+    row = np.arange(start, start + batch_size)
+    last = len(table) - 1
+    yield EvaluationBatch(
+      prompts=table.prompts(np.minimum(row, last)), valid=row <= last
+    )
+
+
+def _lengths(
+  rows: Sequence[Int[np.ndarray, 'tokens']],
+) -> Int[np.ndarray, 'n 1']:
+  return np.asarray([len(row) for row in rows])[:, None]
+
+
+def _placed(
+  rows: Sequence[Int[np.ndarray, 'tokens']], mask: Bool[np.ndarray, 'n w']
+) -> Int[np.ndarray, 'n w']:
+  """The tokens of each row where the mask is True, padding elsewhere."""
+  ids = np.full(mask.shape, _PAD, np.int32)
+  ids[mask] = np.concatenate(rows)
+  return ids

@@ -1,0 +1,142 @@
+"""The task that the loop sees: problems, a vocabulary and widths."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from selfimprove.data import examples, rows
+from selfimprove.data.tensorflow_host import seqio
+
+
+def none_dropped(split: str) -> Mapping[str, int]:
+  """No row left out.
+
+  Args:
+    split: any.
+
+  Returns:
+    An empty mapping.
+  """
+  del split
+  return {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTask:
+  """Problems with a text answer, and the room that they take.
+
+  Attributes:
+    name: for messages and reports.
+    provider: the seqio task or mixture that gives the problems. A feature
+      `fields_json`, where there is one, is the row as its user wrote it.
+    vocabulary: of the model; tokenized features of `provider` must use it.
+    max_prompt_tokens: width of the prompt, at least 1.
+    max_answer_tokens: width of the reference answer, without EOS, at least 1.
+    prompt_field: feature with the prompt, as text or as ids.
+    answer_field: feature with the answer, as text or as ids.
+    on_bad_row: what to do with a row that breaks a rule.
+    dropped: split -> rows left out before `provider` saw them, by field and
+      rule; several splits of one file all report the file's.
+  """
+
+  name: str
+  provider: seqio.Task | seqio.Mixture
+  vocabulary: seqio.Vocabulary
+  max_prompt_tokens: int
+  max_answer_tokens: int
+  prompt_field: str = 'prompt'
+  answer_field: str = 'answer'
+  on_bad_row: rows.OnBadRow = rows.refuse
+  dropped: Callable[[str], Mapping[str, int]] = none_dropped
+
+  def __post_init__(self) -> None:
+    check_widths(
+      max_prompt_tokens=self.max_prompt_tokens,
+      max_answer_tokens=self.max_answer_tokens,
+    )
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """Names of the splits."""
+    return tuple(self.provider.splits)
+
+  def read(self, split: str) -> tuple[tuple[rows.Row, ...], dict[str, int]]:
+    """All problems of a split, always in the same order.
+
+    Args:
+      split: one of `splits`.
+
+    Returns:
+      The problems, and how many rows were left out, by field and rule.
+
+    Raises:
+      ValueError: there is no such split, or nothing in it.
+      BadRowError: a row breaks a rule and `on_bad_row` does not accept that.
+    """
+    if split not in self.splits:
+      raise ValueError(
+        f'Task {self.name!r} has no split {split!r}; choose one of '
+        f'{", ".join(self.splits)}.'
+      )
+    dropped = collections.Counter(self.dropped(split))
+    kept = []
+    source = examples.examples(self.provider, split=split)
+    for index, example in enumerate(source):
+      where = f'task {self.name!r}, split {split!r}, row {index}'
+      try:
+        kept.append(self._row(example, where))
+      except rows.BadRowError as bad_row:
+        self.on_bad_row(bad_row)
+        dropped[bad_row.key] += 1
+    if not kept:
+      raise ValueError(
+        f'Split {split!r} of task {self.name!r} has no row (dropped: '
+        f'{dict(dropped)}); give the task more problems.'
+      )
+    return tuple(kept), dict(dropped)
+
+  def _row(self, example: Mapping[str, Any], where: str) -> rows.Row:
+    text, ids = {}, {}
+    for part, field, limit in (
+      ('prompt', self.prompt_field, self.max_prompt_tokens),
+      ('answer', self.answer_field, self.max_answer_tokens),
+    ):
+      text[part], ids[part] = examples.text_and_ids(
+        example, field, where=where, vocabulary=self.vocabulary
+      )
+      rows.check_length(
+        len(ids[part]),
+        field,
+        where=where,
+        limit=limit,
+        setting=f'max_{part}_tokens',
+      )
+    others = examples.other_fields(
+      example, besides=(self.prompt_field, self.answer_field)
+    )
+    return rows.Row(
+      fields=others | text, prompt_ids=ids['prompt'], answer_ids=ids['answer']
+    )
+
+
+def check_widths(*, max_prompt_tokens: int, max_answer_tokens: int) -> None:
+  """Refuses widths that hold nothing.
+
+  Args:
+    max_prompt_tokens: at least 1.
+    max_answer_tokens: at least 1.
+
+  Raises:
+    ValueError: one of them is below 1.
+  """
+  for setting, value in (
+    ('max_prompt_tokens', max_prompt_tokens),
+    ('max_answer_tokens', max_answer_tokens),
+  ):
+    if value < 1:
+      raise ValueError(
+        f'{setting}={value} leaves no room for a token; choose at least 1.'
+      )

@@ -1,0 +1,120 @@
+"""What a run would do, without doing it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+
+from selfimprove import configuration
+from selfimprove.experiment import Experiment
+from selfimprove.models.transformer import make_policy
+from selfimprove.training import step as steps
+from selfimprove.training.stages import Stage, needs_reference
+from selfimprove.training.state import TrainState, abstract_state
+from selfimprove.types import Policy, Prompts
+
+
+def report(experiment: Experiment) -> str:
+  """The resolved config, shapes, parameter count and memory of a run.
+
+  Args:
+    experiment: what would be run; nothing of it is initialised or read.
+
+  Returns:
+    Text for the terminal.
+  """
+  policy, mesh = make_policy(experiment.model), experiment.mesh.make()
+  stages = experiment.unrolled()
+  lines = ['# Resolved config', configuration.operative_config(), '# Run']
+  lines.append(f'devices: {dict(mesh.shape)} of {jax.devices()[0].device_kind}')
+  with_reference = needs_reference(stages)
+  with jax.set_mesh(mesh):
+    state = abstract_state(
+      policy, stages[0].optimizer, mesh, with_reference=with_reference
+    )
+    lines += _parameters(state)
+    for stage in stages:
+      state = abstract_state(
+        policy, stage.optimizer, mesh, with_reference=with_reference
+      )
+      lines += _stage(experiment, policy, stage, state)
+  return '\n'.join(lines)
+
+
+def _parameters(state: TrainState) -> list[str]:
+  """Shapes, count and bytes of the parameters."""
+  lines = ['', '# Parameters']
+  for path, leaf in jax.tree.leaves_with_path(state.params):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    lines.append(f'{name:50s} {leaf.dtype}{list(leaf.shape)}')
+    lines[-1] += f' {leaf.sharding.spec}'
+  count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  lines += [f'parameters: {count:,}', f'train state: {_bytes(state)}', '']
+  return lines
+
+
+def _stage(
+  experiment: Experiment, policy: Policy, stage: Stage, state: TrainState
+) -> list[str]:
+  """Batch shapes and memory of one stage's program."""
+  prompts = _abstract_prompts(experiment, stage)
+  rollout = jax.eval_shape(
+    functools.partial(steps.sample, policy), stage.algorithm, state, prompts
+  )
+  lines = [
+    f'# Stage {stage.name}: at most {stage.steps} steps',
+    f'prompts {list(prompts.tokens.shape)} -> rollout '
+    f'{list(rollout.tokens.shape)}, attempts at slots '
+    f'{list(rollout.spans)}, {stage.microbatches} micro-batches',
+    f'terms: {", ".join(stage.algorithm.terms)}; '
+    f'needs: {", ".join(stage.algorithm.needs) or "nothing more"}',
+  ]
+  return [*lines, *_memory(policy, stage, state, rollout), '']
+
+
+def _memory(
+  policy: Policy, stage: Stage, state: TrainState, rollout: object
+) -> Sequence[str]:
+  """The compiler's own count for the update, the larger of the programs."""
+  update = functools.partial(
+    steps.learn, policy, stage.optimizer, microbatches=stage.microbatches
+  )
+  rows, turns = rollout.finished.shape
+  rewards = jax.ShapeDtypeStruct((rows, turns), 'float32')
+  program = jax.jit(update, donate_argnums=(1,))
+  algorithm = stage.algorithm
+  compiled = program.lower(algorithm, state, rollout, rewards).compile()
+  memory = compiled.memory_analysis()
+  if memory is None:
+    return ['memory: this backend does not tell']
+  total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+  return [
+    f'memory of the update on a device: {_mebibytes(total)} '
+    f'({_mebibytes(memory.argument_size_in_bytes)} state and batch, '
+    f'{_mebibytes(memory.temp_size_in_bytes)} temporary)'
+  ]
+
+
+def _abstract_prompts(experiment: Experiment, stage: Stage) -> Prompts:
+  task, count = experiment.task, stage.prompts_per_step
+  prompt = (count, task.max_prompt_tokens)
+  answer = (count, task.max_answer_tokens)
+  return Prompts(
+    tokens=jax.ShapeDtypeStruct(prompt, 'int32'),
+    mask=jax.ShapeDtypeStruct(prompt, 'bool'),
+    example_id=jax.ShapeDtypeStruct((count,), 'int32'),
+    answer=jax.ShapeDtypeStruct(answer, 'int32'),
+    answer_mask=jax.ShapeDtypeStruct(answer, 'bool'),
+  )
+
+
+def _bytes(tree: object) -> str:
+  return _mebibytes(
+    sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+  )
+
+
+def _mebibytes(count: int) -> str:
+  return f'{count / 2**20:,.1f} MiB'

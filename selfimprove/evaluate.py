@@ -1,0 +1,131 @@
+"""Measures a trained model: `python -m selfimprove.evaluate --workdir=...`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import Any
+
+import jax
+from absl import app, flags
+
+from selfimprove import configuration
+from selfimprove.data import pipeline
+from selfimprove.evaluation import attempts
+from selfimprove.evaluation.intervals import Measurement
+from selfimprove.evaluation.metrics import majority_at_k, pass_at_k
+from selfimprove.evaluation.report import metrics_table, write_json
+from selfimprove.experiment import make_judge
+from selfimprove.ops.keys import named_key
+from selfimprove.trained import Trained, open_workdir
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+_STEP = flags.DEFINE_integer('step', None, 'Checkpoint; default the newest.')
+_SPLIT = flags.DEFINE_string('split', 'test', 'Split that is evaluated.')
+_SAMPLES = flags.DEFINE_integer(
+  'samples', 8, 'Samples per problem for pass@k and majority@k; 1 for none.'
+)
+_TEMPERATURE = flags.DEFINE_float(
+  'temperature', 1.0, 'Of those samples; the attempts themselves are greedy.'
+)
+_GIN_BINDINGS = flags.DEFINE_multi_string(
+  'gin_bindings', [], "Bindings that override the run's config."
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'JSON file; default evaluation_<split>.json in --workdir.'
+)
+
+
+def evaluate(
+  trained: Trained, *, split: str, samples: int, temperature: float
+) -> dict[str, Measurement]:
+  """All metrics of a model on a split, with 95 % intervals.
+
+  Args:
+    trained: the model.
+    split: of its task.
+    samples: per problem, for pass@k and majority@k; 1 for neither.
+    temperature: of those samples, > 0; the attempts themselves are greedy.
+
+  Returns:
+    Measurements by name.
+  """
+  how = trained.experiment.evaluation
+  measured = attempts.measure(_attempts(trained, split, how.rollout))
+  if samples > 1:
+    sampling = dataclasses.replace(
+      how.rollout.sampling, temperature=temperature
+    )
+    rollout = dataclasses.replace(
+      how.rollout, group_size=samples, sampling=sampling
+    )
+    measured.update(_of_samples(_attempts(trained, split, rollout)))
+  return measured
+
+
+def _attempts(trained: Trained, split: str, rollout: Any) -> attempts.Attempts:
+  """Attempts at all problems of a split."""
+  experiment = trained.experiment
+  table = pipeline.load(experiment.task, split)
+  collect = attempts.make_collect(
+    trained.policy,
+    rollout=rollout,
+    reward=experiment.evaluation.reward,
+    judge=make_judge(experiment.task.vocabulary, table),
+    table=table,
+    batch_size=max(1, experiment.evaluation.batch_size // rollout.group_size),
+    mesh=trained.mesh,
+  )
+  key = named_key(jax.random.key(experiment.seed), 'evaluate')
+  return collect(trained.params, key)
+
+
+def _of_samples(tried: attempts.Attempts) -> dict[str, Measurement]:
+  """pass@k and majority@k of the last attempts, for k = 1, 2, 4, ..."""
+  last, samples = tried.correct[:, :, -1], tried.correct.shape[1]
+  answers = [[turns[-1] for turns in group] for group in tried.answers]
+  sizes = sorted({2**i for i in range(samples.bit_length())} | {samples})
+  found: dict[str, Measurement] = {}
+  for k in (k for k in sizes if k <= samples):
+    found[f'pass@{k}'] = pass_at_k(last, k=k)
+    if k > 2:  # With two votes the first decides: majority@1.
+      found[f'majority@{k}'] = majority_at_k(answers, last, k=k)
+  return found
+
+
+def main(argv: list[str]) -> None:
+  """Parses flags, prints the table and writes the JSON."""
+  del argv
+  try:
+    if not _WORKDIR.value:
+      raise configuration.ConfigError(
+        'No --workdir given; name the folder of a run.'
+      )
+    trained = open_workdir(
+      _WORKDIR.value, step=_STEP.value, bindings=_GIN_BINDINGS.value
+    )
+    measured = evaluate(
+      trained,
+      split=_SPLIT.value,
+      samples=_SAMPLES.value,
+      temperature=_TEMPERATURE.value,
+    )
+    print(_table(measured))
+    path = _OUTPUT.value or os.path.join(
+      _WORKDIR.value, f'evaluation_{_SPLIT.value}.json'
+    )
+    write_json(path, measured)
+    print(f'Written to {path}')
+  except (configuration.ConfigError, ValueError, FileNotFoundError) as error:
+    sys.exit(f'Error: {error}')
+
+
+def _table(measured: dict[str, Measurement]) -> str:
+  """One line per metric, which stays readable with many metrics."""
+  rows = {name: {'% [95 % interval]': m} for name, m in measured.items()}
+  return metrics_table(rows)
+
+
+if __name__ == '__main__':
+  app.run(main)

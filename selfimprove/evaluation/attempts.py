@@ -1,0 +1,141 @@
+"""Attempts at held-out problems, and whether they were right."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool
+
+from selfimprove import partitioning
+from selfimprove.algorithms.base import HostReward, RewardFn, RolloutFn
+from selfimprove.data.pipeline import Table, in_order
+from selfimprove.evaluation.intervals import Measurement
+from selfimprove.evaluation.metrics import attempt_metrics, changed
+from selfimprove.rewards.texts import attempt_ids
+from selfimprove.types import Params, Policy, Rollout
+
+RIGHT = 0.5
+"""An attempt with a reward above it counts as right."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attempts:
+  """What was tried, problem by problem.
+
+  Attributes:
+    correct: whether each attempt was right.
+    answers: token ids of each attempt, EOS included, by problem, sample and
+      turn.
+  """
+
+  correct: Bool[np.ndarray, 'n k turns']
+  answers: list[list[list[tuple[int, ...]]]]
+
+
+Collect = Callable[[Params, jax.Array], Attempts]
+"""(params, key) -> attempts at every problem of a table."""
+
+
+def make_collect(
+  policy: Policy,
+  *,
+  rollout: RolloutFn,
+  reward: RewardFn | HostReward,
+  judge: Callable[[HostReward, Rollout], np.ndarray],
+  table: Table,
+  batch_size: int,
+  mesh: Mesh,
+) -> Collect:
+  """The function that tries every problem of a table; compiled once.
+
+  Args:
+    policy: the model.
+    rollout: how attempts are sampled, with how many samples per problem.
+    reward: how they are judged.
+    judge: reads a rollout for rewards that are computed from text.
+    table: the problems.
+    batch_size: problems at a time, rounded up to what the mesh divides; the
+      result does not depend on it.
+    mesh: where the arrays live.
+
+  Returns:
+    (params, key) -> attempts.
+  """
+  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  batch_size = -(-min(batch_size, len(table)) // shards) * shards
+  # The rollout and reward are operands, so equal shapes share a program.
+  sample = jax.jit(
+    lambda how, params, prompts, key: how(policy, params, prompts, key)
+  )
+  in_graph = (
+    None
+    if isinstance(reward, HostReward)
+    else jax.jit(lambda verify, samples, prompts: verify(samples, prompts))
+  )
+
+  def collect(params: Params, key: jax.Array) -> Attempts:
+    correct, answers = [], []
+    for prompts, valid in in_order(table, batch_size=batch_size):
+      placed = jax.device_put(prompts, partitioning.rows(mesh))
+      with jax.set_mesh(mesh):
+        samples = sample(rollout, params, placed, key)
+        rewards = (
+          None if in_graph is None else in_graph(reward, samples, placed)
+        )
+      samples = jax.device_get(samples)
+      if rewards is None:
+        rewards = judge(reward, samples)
+      by_problem = np.asarray(rewards).reshape(
+        len(valid), rollout.group_size, -1
+      )
+      correct.append(by_problem[valid] > RIGHT)
+      answers.extend(_grouped(samples, valid))
+    return Attempts(correct=np.concatenate(correct), answers=answers)
+
+  return collect
+
+
+def _grouped(samples: Rollout, valid: np.ndarray) -> list[Any]:
+  """Ids of attempts by problem, those that only filled the batch left out."""
+  ids, group = attempt_ids(samples), samples.group_size
+  return [
+    ids[i * group : (i + 1) * group] for i in range(len(valid)) if valid[i]
+  ]
+
+
+def measure(attempts: Attempts) -> dict[str, Measurement]:
+  """All metrics of attempts, with their intervals.
+
+  Args:
+    attempts: at every problem of a split.
+
+  Returns:
+    What `attempt_metrics` measures, and with several turns `changed`.
+  """
+  found = attempt_metrics(attempts.correct)
+  if attempts.correct.shape[2] > 1:
+    found['changed'] = changed(attempts.answers)
+  return found
+
+
+def logged(measured: Mapping[str, Measurement]) -> dict[str, float]:
+  """Measurements as plain metrics `eval/<name>`.
+
+  Args:
+    measured: by name; those without a value are left out.
+
+  Returns:
+    Values, and `eval/acc_last`, the accuracy of the last attempt.
+  """
+  out = {
+    f'eval/{name}': float(found.value)
+    for name, found in measured.items()
+    if found.value is not None
+  }
+  last = max(name for name in measured if name.startswith('acc_t'))
+  return {**out, 'eval/acc_last': out[f'eval/{last}']}

@@ -1,0 +1,130 @@
+"""What a gin file describes: the one object that all entry points read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+
+from selfimprove import partitioning
+from selfimprove.algorithms.base import HostReward, RewardFn, RolloutFn
+from selfimprove.data import vocabularies
+from selfimprove.data.pipeline import Table
+from selfimprove.data.text_task import TextTask
+from selfimprove.models.config import TransformerConfig
+from selfimprove.rewards.texts import attempt_texts
+from selfimprove.training.detectors import Detector, default_detectors
+from selfimprove.training.loop import Schedule
+from selfimprove.training.stages import Stage, unroll
+from selfimprove.types import Rollout
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+  """How held-out problems are tried.
+
+  Attributes:
+    rollout: greedy, one sample per problem.
+    reward: what judges the attempts.
+    problems: of the validation split that are tried during training; 0 for
+      all.
+    batch_size: problems at a time.
+  """
+
+  rollout: RolloutFn
+  reward: RewardFn | HostReward
+  problems: int = 0
+  batch_size: int = 512
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshShape:
+  """Devices along each axis of the mesh.
+
+  Attributes:
+    data: whole replicas; -1 for all devices that the others leave.
+    fsdp: shards of the parameters, along the batch.
+    model: shards of heads, feed-forward and vocabulary.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  model: int = 1
+
+  def make(self) -> Mesh:
+    """Returns the mesh over all devices."""
+    return partitioning.make_mesh(
+      data=self.data, fsdp=self.fsdp, model=self.model
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+  """A run from beginning to end, as data.
+
+  Attributes:
+    model: shape of the policy.
+    task: problems, vocabulary and widths.
+    stages: what is trained, in order.
+    evaluation: how held-out problems are tried.
+    rounds: how often the list of stages is gone through.
+    seed: of parameters, data order and sampling.
+    mesh: devices along each axis.
+    schedule: when to evaluate and save.
+    keep_last: newest checkpoints kept.
+    keep_best: best checkpoints kept besides.
+    init_from: checkpoint directory whose parameters the run begins with, and
+      against which its reference is set; empty to initialise from the seed.
+    detectors: of runs that learn nothing.
+    shown: metrics on the progress line.
+  """
+
+  model: TransformerConfig
+  task: TextTask
+  stages: Sequence[Stage]
+  evaluation: Evaluation
+  rounds: int = 1
+  seed: int = 0
+  mesh: MeshShape = MeshShape()
+  schedule: Schedule = Schedule()
+  keep_last: int = 1
+  keep_best: int = 1
+  init_from: str = ''
+  detectors: Sequence[Detector] = dataclasses.field(
+    default_factory=default_detectors
+  )
+  shown: Sequence[str] = (
+    'loss/total',
+    'reward/verifier_t1',
+    'reward/verifier_t2',
+    'eval/acc_last',
+  )
+
+  def unrolled(self) -> tuple[Stage, ...]:
+    """Returns the stages of all rounds, in order."""
+    return unroll(self.stages, self.rounds)
+
+
+def make_judge(
+  vocabulary: vocabularies.Vocabulary, table: Table
+) -> Callable[[HostReward, Rollout], np.ndarray]:
+  """The function that shows rollouts to rewards on the host.
+
+  Args:
+    vocabulary: that writes the text.
+    table: whose rows were sampled for; their fields are the references.
+
+  Returns:
+    (reward, rollout as host arrays) -> f32[b turns].
+  """
+  decode = functools.partial(vocabularies.decode, vocabulary=vocabulary)
+
+  def judge(reward: HostReward, rollout: Rollout) -> np.ndarray:
+    return reward.judge(
+      attempt_texts(rollout, decode), table.references(rollout.example_id)
+    )
+
+  return judge

@@ -1,0 +1,298 @@
+"""Checkpoints: asynchronous, atomic, the last few and the best few.
+
+A checkpoint is a directory named by its step that Orbax writes under another
+name and renames when it is whole. Removing one renames it first as well, so at
+every moment each directory with a number for a name restores fully, whatever
+was killed when; leftovers are swept up when the store is next opened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from selfimprove.training import state_tree
+
+_LEFTOVER = '.orbax-checkpoint-tmp-removed'
+"""Suffix that Orbax ignores when it lists and removes when it cleans up."""
+
+
+class CheckpointStore:
+  """The checkpoints of one run.
+
+  All processes of a run call every method together.
+  """
+
+  def __init__(
+    self,
+    directory: str | os.PathLike[str],
+    *,
+    keep_last: int,
+    keep_best: int = 0,
+    best_metric_mode: Literal['max', 'min'] = 'max',
+  ) -> None:
+    """Opens or creates a store and sweeps up what a killed run left behind.
+
+    Args:
+      directory: where the checkpoints are.
+      keep_last: how many of the newest are kept, at least 1.
+      keep_best: how many of those with the best metric are kept as well.
+      best_metric_mode: whether the best metric is the largest or the smallest.
+
+    Raises:
+      ValueError: a number or the mode is out of range.
+    """
+    if keep_last < 1 or keep_best < 0:
+      raise ValueError(
+        f'keep_last={keep_last} and keep_best={keep_best}: a store keeps at '
+        'least 1 last and 0 best checkpoints; raise the number.'
+      )
+    if best_metric_mode not in ('max', 'min'):
+      raise ValueError(
+        f"best_metric_mode={best_metric_mode!r} is not 'max' or 'min'."
+      )
+    self._keep_last = keep_last
+    self._keep_best = keep_best
+    self._sign = 1.0 if best_metric_mode == 'max' else -1.0
+    self._orbax = ocp.training.Checkpointer(
+      _absolute(directory),
+      context=_context(),
+      cleanup_tmp_directories=True,
+    )
+
+  def save(
+    self,
+    step: int,
+    state: state_tree.Tree,
+    *,
+    extra: Mapping[str, Any],
+    metric: float | None = None,
+  ) -> bool:
+    """Starts to write a checkpoint and returns once the arrays are copied.
+
+    The caller may donate or overwrite the arrays at once. Waits for a save that
+    is still being written.
+
+    Args:
+      step: name of the checkpoint, at least 0.
+      state: pytree of arrays, typed PRNG keys included.
+      extra: what else a resumed run must know; survives JSON unchanged.
+      metric: quality for `keep_best`; None or not finite is never best.
+
+    Returns:
+      False where this step was saved before: it is left as it is.
+
+    Raises:
+      TypeError: a leaf of `state` is not an array.
+      ValueError: `extra` does not survive JSON.
+    """
+    extra = _checked_json(extra)
+    named = state_tree.to_named(state)
+    self.wait()
+    if step in self.steps():
+      return False
+    finite = metric is not None and math.isfinite(metric)
+    self._orbax.save_checkpointables_async(
+      step,
+      {'state': named, 'extra': extra},
+      force=True,
+      metrics={'metric': float(metric)} if finite else None,
+    )
+    return True
+
+  def wait(self) -> None:
+    """Blocks until the last save is on disk, then drops superseded ones."""
+    self._orbax.wait()
+    metrics = _metrics_by_step(self._orbax)
+    last = sorted(metrics)[-self._keep_last :]
+    best = _best(metrics, self._sign)[: self._keep_best]
+    for step in metrics.keys() - set(last) - set(best):
+      self._remove(step)
+
+  def steps(self) -> Sequence[int]:
+    """Returns the steps of all whole checkpoints, ascending."""
+    self._orbax.wait()
+    return sorted(_metrics_by_step(self._orbax))
+
+  def latest_step(self) -> int | None:
+    """Returns the step of the newest whole checkpoint; None without one."""
+    return max(self.steps(), default=None)
+
+  def best_step(self) -> int | None:
+    """Returns the step with the best metric, the newest of equals, or None."""
+    self._orbax.wait()
+    return next(iter(_best(_metrics_by_step(self._orbax), self._sign)), None)
+
+  def restore(
+    self, step: int | None, like: state_tree.Tree
+  ) -> tuple[state_tree.Tree, dict[str, Any]]:
+    """Reads a checkpoint onto the devices that `like` asks for.
+
+    Args:
+      step: which one; None for the newest.
+      like: pytree of arrays or `jax.ShapeDtypeStruct` with the structure,
+        shapes, dtypes and shardings of the result.
+
+    Returns:
+      The state and the `extra` it was saved with.
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint.
+      ValueError: names, shapes or dtypes differ from `like`.
+    """
+    self._orbax.wait()
+    path = _step_path(self._orbax, step)
+    wanted = state_tree.to_abstract(like)
+    with _context():
+      saved = ocp.checkpointables_metadata(path).metadata['state']
+      _check_fits(path, saved, wanted)
+      read = ocp.load_checkpointables(path, {'state': wanted, 'extra': None})
+    return state_tree.from_named(read['state'], like), read['extra']
+
+  def close(self) -> None:
+    """Waits for the last save and releases the store."""
+    self.wait()
+    self._orbax.close()
+
+  def __enter__(self) -> CheckpointStore:
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: types.TracebackType | None,
+  ) -> None:
+    self.close()
+
+  def _remove(self, step: int) -> None:
+    """Renames, then deletes: a kill in between leaves nothing half whole."""
+    path = self._orbax.directory / str(step)
+    doomed = path.with_name(path.name + _LEFTOVER)
+    if jax.process_index() == 0 and '://' not in str(path) and path.exists():
+      path.rename(doomed)
+      doomed.rmtree()
+    self._orbax.delete(step, missing_ok=True)
+
+
+def restore_params(
+  path: str | os.PathLike[str],
+  *,
+  step: int | None = None,
+  like: state_tree.Tree | None = None,
+) -> state_tree.Tree:
+  """The parameters of a checkpoint, without the rest of its state.
+
+  Changes nothing on disk, so that it can look into a run that is training.
+
+  Args:
+    path: a store, or the directory of one step in it.
+    step: which checkpoint of a store; None for the newest.
+    like: structure, shapes and shardings of the parameters; None reads nested
+      dictionaries onto the first device.
+
+  Returns:
+    The `params` field of the saved state.
+
+  Raises:
+    FileNotFoundError: there is no such checkpoint.
+    ValueError: the state has no `params`, or they differ from `like`.
+  """
+  where = _absolute(path)
+  if not ocp.is_orbax_checkpoint(where):
+    where = _step_path(_opened(where), step)
+  with _context(partial=True):
+    saved = ocp.checkpointables_metadata(where).metadata['state']
+    if 'params' not in saved:
+      raise ValueError(
+        f'Checkpoint {where} holds {sorted(saved)} but no `params`; give the '
+        'checkpoint of a training run.'
+      )
+    if like is None:
+      like = state_tree.without_placement(saved['params'])
+    wanted = state_tree.to_abstract(like)
+    _check_fits(where, saved['params'], wanted)
+    read = ocp.load_checkpointables(where, {'state': {'params': wanted}})
+  return state_tree.from_named(read['state']['params'], like)
+
+
+def _absolute(directory: str | os.PathLike[str]) -> str:
+  """The form that Orbax wants; bucket addresses are absolute already."""
+  name = os.fspath(directory)
+  return name if '://' in name else os.path.abspath(name)
+
+
+def _context(*, partial: bool = False) -> ocp.Context:
+  """Orbax options; `partial` reads the asked-for part of a state."""
+  registry = ocp.handlers.local_registry()
+  # Without this a dictionary of numbers is stored as arrays.
+  registry.add(ocp.handlers.JsonHandler, checkpointable_name='extra')
+  context = ocp.Context()
+  context.checkpointables.registry = registry
+  context.pytree.loading.partial_load = partial
+  return context
+
+
+def _opened(directory: str) -> ocp.training.Checkpointer:
+  """The store at `directory`, which is not created where it is missing."""
+  if '://' not in directory and not os.path.isdir(directory):
+    raise FileNotFoundError(f'There is no checkpoint at {directory}.')
+  return ocp.training.Checkpointer(directory, context=_context())
+
+
+def _step_path(store: ocp.training.Checkpointer, step: int | None) -> str:
+  steps = sorted(checkpoint.step for checkpoint in store.checkpoints)
+  if not steps or step not in (None, *steps):
+    raise FileNotFoundError(
+      f'There is no checkpoint of step {step} in {store.directory}; '
+      f'it has steps {steps}.'
+      if steps
+      else f'There is no checkpoint in {store.directory} yet.'
+    )
+  return str(store.directory / str(steps[-1] if step is None else step))
+
+
+def _metrics_by_step(
+  store: ocp.training.Checkpointer,
+) -> dict[int, float | None]:
+  found = {}
+  for checkpoint in store.checkpoints:
+    metrics: Any = checkpoint.metrics
+    found[checkpoint.step] = None if metrics is None else metrics['metric']
+  return found
+
+
+def _best(metrics: Mapping[int, float | None], sign: float) -> list[int]:
+  """Steps that have a metric, best first, and the newest first of equals."""
+  known = {step: value for step, value in metrics.items() if value is not None}
+  return sorted(known, key=lambda step: (sign * known[step], step))[::-1]
+
+
+def _check_fits(path: str, saved: Any, wanted: Any) -> None:
+  difference = state_tree.first_difference(saved, wanted)
+  if difference is not None:
+    raise ValueError(
+      f'Checkpoint {path} does not fit this run: {difference}; use the '
+      'configuration it was written with, or start in another directory.'
+    )
+
+
+def _checked_json(extra: Mapping[str, Any]) -> dict[str, Any]:
+  """A copy of `extra` made by way of JSON."""
+  try:
+    copy = json.loads(json.dumps(dict(extra), allow_nan=False))
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'`extra` is not JSON: {error}.') from error
+  if copy != dict(extra):
+    raise ValueError(
+      f'`extra` does not survive JSON: {dict(extra)} comes back as {copy}; use '
+      'strings as keys and lists for tuples.'
+    )
+  return copy

@@ -1,0 +1,262 @@
+"""The loop: stages, evaluation, checkpoints, and a clean end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+from jax.sharding import Mesh
+
+from selfimprove.training import programs
+from selfimprove.training.checkpoint import CheckpointStore
+from selfimprove.training.detectors import Monitor
+from selfimprove.training.finite import check_finite
+from selfimprove.training.metrics import MetricsWriter, to_scalars
+from selfimprove.training.progress import Progress
+from selfimprove.training.signals import StopRequest
+from selfimprove.training.stages import Cursor, Stage, needs_reference
+from selfimprove.training.state import (
+  TrainState,
+  abstract_state,
+  init_state,
+)
+from selfimprove.training.timing import PhaseTimers
+from selfimprove.types import Params, Policy, Prompts
+
+Evaluate = Callable[[Params], Mapping[str, float]]
+"""(params) -> metrics `eval/...` on held-out problems."""
+
+
+class StoppedByDetector(RuntimeError):
+  """A failure detector whose action is to stop has found something."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+  """What happens every so many steps.
+
+  Attributes:
+    evaluate_every: steps between evaluations; 0 evaluates only at the end of
+      each stage.
+    checkpoint_every: steps between checkpoints; 0 saves only at the end.
+    best_metric: evaluation metric by which `keep_best` ranks checkpoints.
+  """
+
+  evaluate_every: int = 0
+  checkpoint_every: int = 0
+  best_metric: str = 'eval/acc_last'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """Everything that the loop works with; made by the entry point.
+
+  Attributes:
+    policy: the model.
+    stages: in order.
+    batch: (stage, position) -> its next prompts, host arrays.
+    judge: reads rollouts for rewards on the host.
+    evaluate: measures parameters on held-out problems.
+    mesh: devices.
+    seed: of the run.
+    schedule: when to evaluate and save.
+    store: checkpoints.
+    writer: metric files.
+    progress: what the user sees.
+    monitor: failure detectors.
+    stop: whether somebody asked the run to stop.
+    timers: seconds per phase.
+  """
+
+  policy: Policy
+  stages: Sequence[Stage]
+  batch: Callable[[Stage, int], Prompts]
+  judge: programs.Judge
+  evaluate: Evaluate
+  mesh: Mesh
+  seed: int
+  schedule: Schedule
+  store: CheckpointStore
+  writer: MetricsWriter
+  progress: Progress
+  monitor: Monitor
+  stop: StopRequest
+  timers: PhaseTimers
+
+
+def train(run: Run, *, init_params: Params | None = None) -> TrainState:
+  """The state at the end of the stages, or where the run was asked to stop.
+
+  Goes on from the newest checkpoint if there is one: N steps in one go and any
+  number of interrupted ones end with the same parameters and metrics.
+
+  Args:
+    run: what to work with.
+    init_params: parameters to begin with; None initialises them from the seed.
+
+  Returns:
+    The last state, which has been saved.
+
+  Raises:
+    NonFiniteError: a loss term or gradient was not finite.
+    StoppedByDetector: a failure detector said so.
+  """
+  with jax.set_mesh(run.mesh):
+    state, cursor = _begin(run, init_params)
+    while cursor.stage < len(run.stages) and not run.stop.requested:
+      state, cursor = _run_stage(run, state, cursor)
+    _save(run, state, cursor, {})
+    run.store.wait()
+  return state
+
+
+def _begin(run: Run, init_params: Params | None) -> tuple[TrainState, Cursor]:
+  """The newest checkpoint, or the state before the first step."""
+  latest = run.store.latest_step()
+  if latest is None:
+    run.writer.resume(-1)
+    return _fresh_state(run, init_params), Cursor()
+  cursor = Cursor(**run.store.read_extra(latest)['cursor'])
+  stage = run.stages[min(cursor.stage, len(run.stages) - 1)]
+  if cursor.stage and not cursor.stage_step:
+    # The optimizer that was saved is that of the stage which had just ended.
+    stage = run.stages[cursor.stage - 1]
+  like = abstract_state(
+    run.policy,
+    stage.optimizer,
+    run.mesh,
+    with_reference=needs_reference(run.stages),
+  )
+  state, extra = run.store.restore(latest, like)
+  run.monitor.load(extra['monitor'])
+  run.writer.resume(latest)
+  run.progress.say(f'Resumed from the checkpoint of step {latest}.')
+  return state, cursor
+
+
+def _fresh_state(run: Run, init_params: Params | None) -> TrainState:
+  """The state before the first step, laid out over the mesh."""
+  first, with_reference = run.stages[0], needs_reference(run.stages)
+  like = abstract_state(
+    run.policy, first.optimizer, run.mesh, with_reference=with_reference
+  )
+
+  def make(params: Params | None) -> TrainState:
+    return init_state(
+      run.policy,
+      first.optimizer,
+      seed=run.seed,
+      params=params,
+      with_reference=with_reference,
+    )
+
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+  return jax.jit(make, out_shardings=shardings)(init_params)
+
+
+def _run_stage(
+  run: Run, state: TrainState, cursor: Cursor
+) -> tuple[TrainState, Cursor]:
+  """Steps until the stage is over or the run was asked to stop."""
+  stage, index = run.stages[cursor.stage], cursor.stage
+  if not cursor.stage_step:
+    state = _enter(run, stage, state)
+  program = programs.build(
+    run.policy,
+    stage,
+    mesh=run.mesh,
+    state_shardings=jax.tree.map(lambda x: x.sharding, state),
+    judge=run.judge,
+  )
+  while cursor.stage == index and not run.stop.requested:
+    state, cursor = _step(run, stage, program, state, cursor)
+  return state, cursor
+
+
+def _enter(run: Run, stage: Stage, state: TrainState) -> TrainState:
+  """The state at the beginning of a stage: its optimizer, its reference."""
+  like = abstract_state(
+    run.policy,
+    stage.optimizer,
+    run.mesh,
+    with_reference=needs_reference(run.stages),
+  )
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+
+  def enter(state: TrainState) -> TrainState:
+    return dataclasses.replace(
+      state, opt_state=stage.optimizer.init(state.params)
+    )
+
+  if needs_reference(run.stages):
+    state = dataclasses.replace(state, ref_params=stage.reference(state))
+  return jax.jit(enter, out_shardings=shardings)(state)
+
+
+def _step(
+  run: Run,
+  stage: Stage,
+  program: programs.StepFn,
+  state: TrainState,
+  cursor: Cursor,
+) -> tuple[TrainState, Cursor]:
+  """One update and all that follows from it."""
+  done = int(state.step) + 1
+  with run.timers.phase('data'):
+    prompts = run.batch(stage, int(state.position))
+  state, raw, codes = program(state, prompts, run.timers)
+  check_finite(done, codes, terms=stage.algorithm.terms, params=state.params)
+  metrics = to_scalars(raw)
+  run.writer.write(done, metrics, labels={'stage': stage.name})
+  cursor = cursor.after_step(stage, metrics)
+  ended = not cursor.stage_step
+  measured = _evaluate(run, stage, state, done, ended=ended)
+  _observe(run, done, metrics)
+  every = run.schedule.checkpoint_every
+  if every and done % every == 0:
+    _save(run, state, cursor, measured)
+  tokens = metrics['rollout/tokens']
+  run.writer.write_timing(done, run.timers.end_step(tokens=tokens))
+  run.progress.update(done, {**metrics, **measured}, stage=stage.name)
+  return state, cursor
+
+
+def _evaluate(
+  run: Run, stage: Stage, state: TrainState, done: int, *, ended: bool
+) -> Mapping[str, float]:
+  """Held-out metrics, where they are due."""
+  every = run.schedule.evaluate_every
+  if not ended and not (every and done % every == 0):
+    return {}
+  with run.timers.phase('evaluate'):
+    measured = run.evaluate(state.params)
+  run.writer.write(done, measured, labels={'stage': stage.name})
+  if ended:
+    shown = ', '.join(f'{k} {v:.3f}' for k, v in sorted(measured.items()))
+    run.progress.say(f'Stage {stage.name} ended at step {done}: {shown}')
+  return measured
+
+
+def _observe(run: Run, done: int, metrics: Mapping[str, float]) -> None:
+  """Shows what the failure detectors find, and stops if one says so."""
+  for finding in run.monitor.observe(done, metrics):
+    if finding.action == 'stop':
+      raise StoppedByDetector(finding.sentence)
+    run.progress.say(f'Warning: {finding.sentence}')
+
+
+def _save(
+  run: Run, state: TrainState, cursor: Cursor, measured: Mapping[str, float]
+) -> None:
+  """Starts to write a checkpoint."""
+  with run.timers.phase('checkpoint'):
+    run.store.save(
+      int(state.step),
+      state,
+      extra={
+        'cursor': dataclasses.asdict(cursor),
+        'monitor': run.monitor.state(),
+      },
+      metric=measured.get(run.schedule.best_metric),
+    )

@@ -1,0 +1,157 @@
+"""Stages of a run: data that says what to train, how long, and against whom."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from selfimprove.algorithms.base import Algorithm
+from selfimprove.training.conditions import Condition
+from selfimprove.training.state import TrainState
+from selfimprove.types import Params
+
+
+def keep_reference(state: TrainState) -> Params:
+  """The reference policy, unchanged.
+
+  Args:
+    state: when a stage begins.
+
+  Returns:
+    Its reference parameters.
+  """
+  return state.ref_params
+
+
+def current_policy(state: TrainState) -> Params:
+  """A copy of the policy: what follows is measured against it.
+
+  Args:
+    state: when a stage begins.
+
+  Returns:
+    Its parameters, in buffers of their own.
+  """
+  return jax.tree.map(jnp.copy, state.params)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+  """A part of a run in which one algorithm is optimised.
+
+  The optimizer starts afresh at the beginning of a stage.
+
+  Attributes:
+    name: for metrics and messages.
+    algorithm: what is sampled and minimised.
+    optimizer: of this stage.
+    steps: updates, at least 1; the most, if there is a condition.
+    prompts_per_step: problems of a batch, at least 1.
+    microbatches: parts in which a gradient is computed; divides the prompts.
+    reference: (state) -> reference parameters, applied when the stage begins.
+    advance: condition that ends the stage early.
+  """
+
+  name: str
+  algorithm: Algorithm
+  optimizer: optax.GradientTransformation
+  steps: int
+  prompts_per_step: int
+  microbatches: int = 1
+  reference: Callable[[TrainState], Params] = keep_reference
+  advance: Condition | None = None
+
+  def __post_init__(self) -> None:
+    for name in ('steps', 'prompts_per_step', 'microbatches'):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'Stage {self.name!r}: {name}={getattr(self, name)} but must be '
+          'at least 1; to leave a stage out, take it off the list.'
+        )
+    if self.prompts_per_step % self.microbatches:
+      raise ValueError(
+        f'Stage {self.name!r}: prompts_per_step={self.prompts_per_step} does '
+        f'not divide into microbatches={self.microbatches}; choose a divisor.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cursor:
+  """Where in the list of stages a run is; survives JSON.
+
+  Attributes:
+    stage: index of the current stage; the number of stages at the end.
+    stage_step: updates done in it.
+    condition: state of its condition to advance.
+  """
+
+  stage: int = 0
+  stage_step: int = 0
+  condition: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  def after_step(self, stage: Stage, metrics: dict[str, float]) -> Cursor:
+    """Returns where the run is after one more update of `stage`.
+
+    Args:
+      stage: the current one.
+      metrics: of the update.
+
+    Returns:
+      The next cursor, at the start of the next stage if this one is done.
+    """
+    done, condition = stage.steps <= self.stage_step + 1, self.condition
+    if stage.advance is not None:
+      met, condition = stage.advance.update(condition, metrics)
+      done = done or met
+    if done:
+      return Cursor(stage=self.stage + 1)
+    return Cursor(
+      stage=self.stage,
+      stage_step=self.stage_step + 1,
+      condition=dict(condition),
+    )
+
+
+def unroll(stages: Sequence[Stage], rounds: int) -> tuple[Stage, ...]:
+  """The stages of a run that goes through its list several times.
+
+  Args:
+    stages: at least one.
+    rounds: how often, at least 1 (SCoRe's first version has two).
+
+  Returns:
+    The stages in order; their names get the round's number if there are more.
+
+  Raises:
+    ValueError: nothing would be trained.
+  """
+  if not stages or rounds < 1:
+    raise ValueError(
+      f'{len(stages)} stages and rounds={rounds} train nothing; give at '
+      'least one stage and one round.'
+    )
+  if rounds == 1:
+    return tuple(stages)
+  return tuple(
+    dataclasses.replace(stage, name=f'{stage.name}_{i + 1}')
+    for i in range(rounds)
+    for stage in stages
+  )
+
+
+def needs_reference(stages: Sequence[Stage]) -> bool:
+  """Whether any stage compares the policy with a reference.
+
+  Args:
+    stages: of the run.
+
+  Returns:
+    True if `ref_logprobs` or `exact_kl` is needed.
+  """
+  needs = {name for stage in stages for name in stage.algorithm.needs}
+  return bool(needs & {'ref_logprobs', 'exact_kl'})

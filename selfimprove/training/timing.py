@@ -1,0 +1,101 @@
+"""Where the seconds go: phases of a step, first calls kept apart.
+
+The first call of a phase compiles; its seconds say nothing about the steps that
+follow, so they are reported under another name and left out of the rates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+
+class PhaseTimers:
+  """Wall-clock seconds per phase, per step and in total.
+
+  JAX returns before it has computed: block on a phase's result inside it.
+  """
+
+  def __init__(self, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Starts the clock.
+
+    Args:
+      clock: seconds that only grow.
+    """
+    self._clock = clock
+    self._step_began = clock()
+    self._known: set[tuple[str, str]] = set()
+    self._step: dict[str, float] = {}
+    self._compiled = False
+    self._totals: dict[str, float] = {}
+    self._steady_steps = 0
+    self._steady_seconds = 0.0
+    self._steady_tokens = 0.0
+
+  @contextlib.contextmanager
+  def phase(self, name: str, *, variant: str = '') -> Iterator[None]:
+    """Times the enclosed block.
+
+    Args:
+      name: of the phase, as 'rollout'.
+      variant: what it was compiled for, as the stage: the first call of each
+        variant counts as a compilation.
+
+    Yields:
+      Nothing.
+    """
+    key = f'time/{name}'
+    if (name, variant) not in self._known:
+      self._known.add((name, variant))
+      self._compiled = True
+      key = f'time/compile_{name}'
+    began = self._clock()
+    try:
+      yield
+    finally:
+      self._step[key] = self._step.get(key, 0.0) + self._clock() - began
+
+  def end_step(self, *, tokens: float = 0.0) -> dict[str, float]:
+    """The seconds of the step that ends now.
+
+    Args:
+      tokens: written by the policy in this step.
+
+    Returns:
+      `time/<phase>` or `time/compile_<phase>` for each phase, `time/step` for
+      all since the last step, and, in steps without a compilation that had
+      tokens, `speed/tokens_per_second`.
+    """
+    now = self._clock()
+    seconds = now - self._step_began
+    row = {**self._step, 'time/step': seconds}
+    for key, value in self._step.items():
+      if key.startswith('time/compile_') or not self._compiled:
+        self._totals[key] = self._totals.get(key, 0.0) + value
+    if not self._compiled:
+      self._steady_steps += 1
+      self._steady_seconds += seconds
+      self._steady_tokens += tokens
+      if tokens and seconds > 0:
+        row['speed/tokens_per_second'] = tokens / seconds
+    self._step_began, self._step, self._compiled = now, {}, False
+    return row
+
+  def summary(self) -> dict[str, float]:
+    """The seconds of the run so far.
+
+    Returns:
+      `time/compile_<phase>` in total; `time/<phase>`, `time/step` and
+      `speed/tokens_per_second` as means over the steps without a compilation.
+    """
+    steps = max(self._steady_steps, 1)
+    summary = {
+      key: value if key.startswith('time/compile_') else value / steps
+      for key, value in self._totals.items()
+    }
+    summary['time/step'] = self._steady_seconds / steps
+    if self._steady_tokens and self._steady_seconds > 0:
+      rate = self._steady_tokens / self._steady_seconds
+      summary['speed/tokens_per_second'] = rate
+    return summary

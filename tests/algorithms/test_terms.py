@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from selfimprove.algorithms import aggregates, terms
+from selfimprove.ops import divergences, losses
+from selfimprove.types import Experience, Scores
+from tests.algorithms import rollouts
+
+ROWS, SLOTS = 4, 6
+TURN = jnp.array(
+  [
+    [-1, 0, 0, -1, 1, 1],
+    [-1, 0, -1, -1, 1, -1],
+    [-1, 0, 0, -1, 1, 1],
+    [-1, 0, 0, -1, 1, -1],
+  ]
+)
+MASK = TURN >= 0
+TERMS = {
+  'policy_gradient': terms.PolicyGradient(),
+  'clipped_surrogate': terms.ClippedSurrogate(),
+  'imitation': terms.Imitation(),
+  'k2': terms.ReferenceKL(estimator=divergences.k2),
+  'k3': terms.ReferenceKL(),
+  'exact_kl': terms.ExactKL(),
+  'entropy_bonus': terms.EntropyBonus(),
+}
+every_term = pytest.mark.parametrize('name', TERMS)
+
+
+def _normal(seed):
+  return jax.random.normal(jax.random.key(seed), (ROWS, SLOTS))
+
+
+def _experience():
+  # Old log-probabilities near the new ones: some ratios inside the clip range.
+  return Experience(
+    rollout=rollouts.of_turns(TURN, ((1, 3), (4, 6)), 2),
+    advantages=jnp.where(MASK, _normal(0), 0),
+    weight=jnp.ones(ROWS),
+    streams={
+      'old_logprobs': _normal(1) + 0.2 * _normal(2),
+      'ref_logprobs': _normal(3),
+    },
+  )
+
+
+def _scores():
+  return Scores(
+    logprobs=_normal(1),
+    streams={'exact_kl': _normal(4) ** 2, 'entropy': _normal(5) ** 2},
+  )
+
+
+def _total(term, experience, scores, mask=MASK):
+  values = term(experience, scores)
+  return aggregates.TokenMean()(values, mask, experience.weight).total
+
+
+def _replace_streams(record, **streams):
+  return dataclasses.replace(record, streams={**record.streams, **streams})
+
+
+def test_terms_are_their_functions_of_the_declared_streams():
+  experience, scores = _experience(), _scores()
+  logprobs, credit = scores.logprobs, experience.advantages
+  old_logprobs = experience.stream('old_logprobs')
+  ref_logprobs = experience.stream('ref_logprobs')
+  expected = {
+    'policy_gradient': losses.reinforce(logprobs, credit),
+    'clipped_surrogate': losses.clipped_surrogate(
+      logprobs, old_logprobs, credit, clip_low=0.2, clip_high=0.2
+    ),
+    'imitation': -logprobs,
+    'k2': divergences.k2(logprobs, ref_logprobs),
+    'k3': divergences.k3(logprobs, ref_logprobs),
+    'exact_kl': scores.stream('exact_kl'),
+    'entropy_bonus': -scores.stream('entropy'),
+  }
+  assert expected.keys() == TERMS.keys()
+  for name, term in TERMS.items():
+    np.testing.assert_allclose(
+      term(experience, scores)[MASK], expected[name][MASK], err_msg=name
+    )
+
+
+@every_term
+def test_no_gradient_leaves_the_loss_mask(name):
+  gradients = jax.grad(lambda s: _total(TERMS[name], _experience(), s))(
+    _scores()
+  )
+  reached = [np.asarray(leaf) for leaf in jax.tree.leaves(gradients)]
+  assert any(np.any(leaf != 0) for leaf in reached)
+  for leaf in reached:
+    np.testing.assert_array_equal(leaf[~MASK], 0)
+
+
+@every_term
+def test_what_is_not_finite_outside_the_loss_mask_is_harmless(name):
+  def gradients(fill):
+    scores = jax.tree.map(lambda x: jnp.where(MASK, x, fill), _scores())
+    streams = {
+      stream: jnp.where(MASK, x, fill)
+      for stream, x in _experience().streams.items()
+    }
+    experience = _replace_streams(_experience(), **streams)
+    return jax.grad(lambda s: _total(TERMS[name], experience, s))(scores)
+
+  expected = gradients(0.0)
+  for fill in (jnp.nan, jnp.inf, -jnp.inf, -1e4):
+    jax.tree.map(np.testing.assert_array_equal, gradients(fill), expected)
+
+
+@every_term
+def test_no_gradient_reaches_the_experience(name):
+  experience = _experience()
+
+  def total(advantages, streams):
+    changed = dataclasses.replace(
+      experience, advantages=advantages, streams=streams
+    )
+    return _total(TERMS[name], changed, _scores())
+
+  gradients = jax.grad(total, (0, 1))(
+    experience.advantages, dict(experience.streams)
+  )
+  for leaf in jax.tree.leaves(gradients):
+    np.testing.assert_array_equal(leaf, jnp.zeros((ROWS, SLOTS)))
+
+
+@pytest.mark.parametrize('name', ['policy_gradient', 'clipped_surrogate'])
+def test_without_advantages_there_is_no_policy_gradient(name):
+  tied = dataclasses.replace(_experience(), advantages=jnp.zeros((ROWS, SLOTS)))
+  gradients = jax.grad(lambda s: _total(TERMS[name], tied, s))(_scores())
+  np.testing.assert_array_equal(gradients.logprobs, jnp.zeros((ROWS, SLOTS)))
+
+
+@pytest.mark.parametrize('name', ['k2', 'k3'])
+def test_at_the_reference_divergence_and_gradient_are_zero(name):
+  scores = _scores()
+  experience = _replace_streams(_experience(), ref_logprobs=scores.logprobs)
+  value, gradients = jax.value_and_grad(
+    lambda s: _total(TERMS[name], experience, s)
+  )(scores)
+  assert value == 0
+  np.testing.assert_array_equal(gradients.logprobs, jnp.zeros((ROWS, SLOTS)))
+
+
+@every_term
+def test_a_term_of_one_turn_does_not_touch_the_other(name):
+  gradients = jax.grad(
+    lambda s: _total(TERMS[name], _experience(), s, mask=TURN == 0)
+  )(_scores())
+  for leaf in jax.tree.leaves(gradients):
+    np.testing.assert_array_equal(leaf[TURN != 0], 0)
+
+
+@every_term
+def test_micro_batches_add_up_to_the_batch(name):
+  def total(rows):
+    experience, scores = jax.tree.map(
+      lambda x: x[rows], (_experience(), _scores())
+    )
+    return _total(TERMS[name], experience, scores, mask=MASK[rows])
+
+  halves = total(slice(0, 2)) + total(slice(2, 4))
+  np.testing.assert_allclose(halves, total(slice(0, 4)), rtol=1e-5)
+
+
+def test_clip_bounds_are_data():
+  traces = []
+
+  @jax.jit
+  def total(term):
+    traces.append(term)
+    return _total(term, _experience(), _scores())
+
+  narrow = total(terms.ClippedSurrogate(clip_low=0.01, clip_high=0.01))
+  wide = total(terms.ClippedSurrogate(clip_low=0.9, clip_high=9.0))
+  assert len(traces) == 1
+  assert wide < narrow  # Clipping only ever raises the loss.
+
+
+def test_another_estimator_is_another_program():
+  leaves, structure = jax.tree.flatten(terms.ReferenceKL())
+  assert not leaves
+  assert structure != jax.tree.structure(
+    terms.ReferenceKL(estimator=divergences.k2)
+  )
+
+
+def test_k1_as_a_loss_is_refused_however_it_is_wrapped():
+  @functools.wraps(divergences.k1)
+  def configured(*args):
+    return divergences.k1(*args)
+
+  for estimator in (divergences.k1, configured):
+    with pytest.raises(ValueError, match='anchors nothing; use k2 or k3'):
+      terms.ReferenceKL(estimator=estimator)
+
+
+@pytest.mark.parametrize(
+  ('name', 'stream'),
+  [
+    ('clipped_surrogate', 'old_logprobs'),
+    ('k3', 'ref_logprobs'),
+    ('exact_kl', 'exact_kl'),
+    ('entropy_bonus', 'entropy'),
+  ],
+)
+def test_a_stream_that_was_not_declared_is_named(name, stream):
+  experience = dataclasses.replace(_experience(), streams={})
+  scores = dataclasses.replace(_scores(), streams={})
+  with pytest.raises(KeyError, match=f"Add '{stream}' to `Algorithm.needs`"):
+    TERMS[name](experience, scores)

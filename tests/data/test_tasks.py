@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+
+from selfimprove.data import pipeline, splits, sums, tasks, vocabularies
+from selfimprove.data.tensorflow_host import seqio
+
+SPLITS = splits.SPLITS
+# Of all prompts and answers, split by split.
+GOLDEN = 'e2fb42c6fa8f1dd38dbb1d9a0efbf01949fe022221ffdc288d6184fe7ab19d10'
+
+
+def tables(**kwargs):
+  task = tasks.answer_first(**kwargs)
+  return {split: pipeline.load(task, split) for split in SPLITS}
+
+
+@pytest.fixture(scope='module')
+def default_tables():
+  return tables()
+
+
+def prompts(table):
+  return {fields['prompt'] for fields in table.fields}
+
+
+def test_no_two_splits_share_a_problem(default_tables):
+  for one, other in itertools.combinations(default_tables.values(), 2):
+    assert not prompts(one) & prompts(other)
+
+
+def test_problems_are_unique_and_none_is_lost(default_tables):
+  assert sum(map(len, default_tables.values())) == 32768
+  for table in default_tables.values():
+    assert len(prompts(table)) == len(table)
+    assert table.dropped == {}
+
+
+def test_the_held_out_splits_are_large_enough_to_decide(default_tables):
+  assert len(default_tables['validation']) >= 1024
+  assert len(default_tables['test']) >= 1024
+
+
+def test_ids_are_those_of_the_text(default_tables):
+  table = default_tables['test']
+  for row in range(0, len(table), 97):
+    fields = table.fields[row]
+    assert fields['answer'] == sums.answer_to(fields['prompt'])
+    for column, name in (
+      (table.prompt_ids, 'prompt'),
+      (table.answer_ids, 'answer'),
+    ):
+      ids = vocabularies.encode(fields[name], vocabulary=tasks.DIGITS)
+      np.testing.assert_array_equal(column[row], ids)
+  assert table.prompt_mask.all()
+  assert table.answer_mask.all()
+
+
+def test_the_default_tables_are_part_of_the_format(default_tables):
+  # Written down once: the same problems in the same order in every process.
+  digest = hashlib.sha256()
+  for split in SPLITS:
+    digest.update(default_tables[split].prompt_ids.tobytes())
+    digest.update(default_tables[split].answer_ids.tobytes())
+  assert digest.hexdigest() == GOLDEN
+
+
+def test_neither_seed_nor_size_moves_a_problem_to_another_split(default_tables):
+  other = tables(seed=5, problems=4000)
+  shared = 0
+  for split, elsewhere in itertools.permutations(SPLITS, 2):
+    assert not prompts(other[split]) & prompts(default_tables[elsewhere])
+    shared += len(prompts(other[split]) & prompts(default_tables[split]))
+  assert shared > 0
+
+
+def test_another_number_of_operands_has_its_own_width():
+  task = tasks.answer_first(operands=4, problems=500)
+  assert pipeline.load(task, 'train').prompt_ids.shape[1] == 5
+  assert task.max_prompt_tokens == 5
+
+
+def test_bytes_can_write_the_default_task():
+  task = tasks.answer_first(
+    problems=200, vocabulary=vocabularies.ByteVocabulary()
+  )
+  ids = pipeline.load(task, 'train').answer_ids
+  assert ids.min() >= 3 + ord('0')
+  assert ids.max() <= 3 + ord('9')
+
+
+def test_a_vocabulary_that_lacks_a_digit_is_refused():
+  with pytest.raises(ValueError, match="character '9'"):
+    tasks.answer_first(vocabulary=vocabularies.CharVocabulary('012345678='))
+
+
+def test_the_provider_can_be_registered_with_seqio():
+  task = tasks.answer_first(problems=200)
+  seqio.TaskRegistry.add_provider('test_answer_first', task.provider)
+  try:
+    found = tasks.registered(
+      name='test_answer_first',
+      prompt_field='prompt',
+      answer_field='answer',
+      vocabulary=tasks.DIGITS,
+      max_prompt_tokens=7,
+      max_answer_tokens=3,
+    )
+  finally:
+    seqio.TaskRegistry.remove('test_answer_first')
+  assert (
+    pipeline.load(found, 'train').fields == pipeline.load(task, 'train').fields
+  )
+
+
+def test_an_unknown_split_is_named_with_those_there_are():
+  with pytest.raises(
+    ValueError, match=r'no split .dev.; choose one of train, validation, test'
+  ):
+    pipeline.load(tasks.answer_first(problems=10), 'dev')
+
+
+def test_an_empty_split_is_refused():
+  task = tasks.answer_first(problems=1)
+  empty = next(
+    s
+    for s in SPLITS
+    if s
+    != splits.split_of(
+      sums.draw(operands=6, problems=1, seed=0)[0], held_out=1 / 16
+    )
+  )
+  with pytest.raises(ValueError, match=r'has no row .*give the task more'):
+    pipeline.load(task, empty)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from selfimprove.algorithms import base
+from selfimprove.rewards.answers import Numeric, exact_text
+from selfimprove.rewards.verifiers import (
+  ExactMatch,
+  HostVerifier,
+  VerifierError,
+)
+from selfimprove.types import Prompts
+from tests.rewards import misbehaving
+from tests.rewards.written import PROMPT_SLOTS, rollout
+
+_EOS, _END, _PAD = 1, 2, 0
+
+
+def _prompts(answers, *, width=3, pad=_PAD):
+  p = len(answers)
+  answer, mask = np.full((p, width), pad), np.zeros((p, width), bool)
+  for row, ids in enumerate(answers):
+    answer[row, : len(ids)], mask[row, : len(ids)] = ids, True
+  return Prompts(
+    tokens=jnp.zeros((p, PROMPT_SLOTS), jnp.int32),
+    mask=jnp.ones((p, PROMPT_SLOTS), bool),
+    example_id=jnp.arange(p, dtype=jnp.int32),
+    answer=jnp.asarray(answer, jnp.int32),
+    answer_mask=jnp.asarray(mask),
+  )
+
+
+def _verdict(ids, answer, *, finished=True, eos_ids=(_EOS,), pad=_PAD):
+  sample = rollout([[ids, [_EOS]]], finished=[[finished, True]], pad=pad)
+  verifier = ExactMatch(eos_ids=jnp.asarray(eos_ids, jnp.int32))
+  return float(verifier(sample, _prompts([answer], pad=pad))[0, 0])
+
+
+@pytest.mark.parametrize(
+  ('ids', 'verdict'),
+  [
+    ([5, 6, _EOS], 1.0),
+    ([5, 7, _EOS], 0.0),
+    ([6, 5, _EOS], 0.0),
+    ([5, _EOS], 0.0),  # A prefix of the answer.
+    ([5, 6, 6, _EOS], 0.0),  # The answer and more.
+    ([5, 6, _PAD, _EOS], 0.0),  # A written pad id is no padding.
+    ([_EOS], 0.0),
+    ([_EOS, 5, 6, _EOS], 0.0),  # Only the final EOS is left out.
+  ],
+)
+def test_an_attempt_is_right_iff_its_ids_are_the_answer(ids, verdict):
+  assert _verdict(ids, [5, 6]) == verdict
+
+
+def test_an_answer_as_wide_as_the_array_is_compared_whole():
+  assert _verdict([5, 6, 7, _EOS], [5, 6, 7]) == 1.0
+  assert _verdict([5, 6, 8, _EOS], [5, 6, 7]) == 0.0
+
+
+def test_a_truncated_attempt_is_wrong_even_if_its_ids_agree():
+  assert _verdict([5, 6], [5, 6], finished=False) == 0.0
+  assert _verdict([5, 6], [5, 6], finished=True) == 1.0
+
+
+def test_any_of_several_eos_ids_ends_an_attempt():
+  assert _verdict([5, 6, _END], [5, 6], eos_ids=(_EOS, _END)) == 1.0
+  assert _verdict([5, 6, _END], [5, 6], eos_ids=(_EOS,)) == 0.0
+
+
+def test_a_row_without_a_token_exact_answer_is_never_right():
+  assert _verdict([_EOS], []) == 0.0
+
+
+def test_padding_ids_decide_nothing():
+  # Padding that looks like the answer, the EOS, or another id.
+  for pad in (0, _EOS, 5, 6, 9):
+    assert _verdict([5, 6, _EOS], [5, 6], pad=pad) == 1.0
+    assert _verdict([5, _EOS], [5, 6], pad=pad) == 0.0
+
+
+def test_each_attempt_is_judged_by_its_own_ids_and_its_group_by_its_prompt():
+  right, wrong = [5, 6, _EOS], [7, _EOS]
+  samples = rollout(
+    [[right, wrong], [wrong, right], [right, wrong], [wrong, wrong]],
+    group_size=2,
+  )
+  rewards = ExactMatch(eos_ids=(_EOS,))(samples, _prompts([[5, 6], [7]]))
+  # Rows 0 and 1 belong to the answer 5 6, rows 2 and 3 to the answer 7.
+  assert rewards.tolist() == [[1, 0], [0, 1], [0, 1], [1, 1]]
+  assert rewards.dtype == jnp.float32
+
+
+def test_eos_ids_are_data_and_do_not_recompile():
+  sample = rollout([[[5, 6, _EOS], [5, 6, _END]]])
+  judge = jax.jit(lambda verifier: verifier(sample, _prompts([[5, 6]])))
+  rewards = [
+    judge(ExactMatch(eos_ids=jnp.asarray([ids], jnp.int32))).tolist()
+    for ids in (_EOS, _END)
+  ]
+  assert rewards == [[[1.0, 0.0]], [[0.0, 1.0]]]
+  assert judge._cache_size() == 1
+
+
+def test_prompts_of_another_rollout_are_refused():
+  samples = rollout([[[5], [5]]] * 2)
+  with pytest.raises(ValueError, match='2 rows for 1 prompts'):
+    ExactMatch(eos_ids=(_EOS,))(samples, _prompts([[5]]))
+
+
+def test_a_host_verifier_judges_each_attempt_against_its_row():
+  verifier = HostVerifier(fn=Numeric(), workers=2)
+  rewards = verifier.judge(
+    [['is 5', '6'], ['0', 'x'], ['1/2', '7']],
+    [{'answer': '5'}, {'answer': '0'}, {'answer': '0.5'}],
+  )
+  np.testing.assert_array_equal(rewards, [[1, 0], [1, 0], [1, 0]])
+  assert rewards.dtype == np.float32
+
+
+def test_the_first_attempt_without_a_verdict_raises_and_is_named():
+  verifier = HostVerifier(fn=misbehaving.act, workers=1)
+  row = {'answer': 'five'}
+  message = (
+    r"^Verifier 'act' returned nan, which is not a finite number "
+    r"\(attempt 'nan', reference \{'answer': 'five'\}\); correct the verifier "
+    r'or the row, or give `HostVerifier` a `fallback` reward\.$'
+  )
+  with pytest.raises(VerifierError, match=message) as caught:
+    verifier.judge([['right', 'nan'], ['raise', 'loop']], [row, {}])
+  assert caught.value.attempt == 'nan'
+  assert caught.value.reference == row
+
+
+def test_a_message_is_short_and_its_error_whole():
+  long = 'nan' + ' ' * 300
+  error = VerifierError('act', 'returned nan', long, {'answer': '5'})
+  assert len(str(error)) < 500
+  assert error.attempt == long
+
+
+def test_a_fallback_is_the_reward_and_is_counted_and_said(caplog):
+  verifier = HostVerifier(
+    fn=misbehaving.act, workers=1, timeout_seconds=1.0, fallback=-0.5
+  )
+  with caplog.at_level(logging.WARNING):
+    rewards = verifier.judge([['right', 'raise'], ['loop', 'nan']], [{}, {}])
+  np.testing.assert_array_equal(rewards, [[1.0, -0.5], [-0.5, -0.5]])
+  assert verifier.metrics() == {
+    'reward/verifier_calls': 4.0,
+    'reward/verifier_failures': 3.0,
+    'reward/verifier_timeouts': 1.0,
+  }
+  assert len(caplog.records) == 3
+  assert 'Its reward is -0.5.' in caplog.text
+
+
+def test_a_host_verifier_has_no_leaves_and_keeps_its_processes_in_a_pytree():
+  verifier = HostVerifier(fn=misbehaving.own_process, workers=1)
+  rebuilt = jax.tree.map(lambda leaf: leaf, verifier)
+  assert jax.tree.leaves(verifier) == []
+  assert jax.tree.structure(verifier) == jax.tree.structure(rebuilt)
+  assert verifier.judge([['']], [{}]) == rebuilt.judge([['']], [{}])
+
+
+def test_a_host_verifier_fills_the_reward_slot_of_the_host():
+  assert isinstance(HostVerifier(fn=exact_text), base.HostReward)
+  assert not isinstance(ExactMatch(eos_ids=(_EOS,)), base.HostReward)
+
+
+def test_a_closed_host_verifier_can_judge_again():
+  verifier = HostVerifier(fn=exact_text, workers=1)
+  for _ in range(2):
+    assert verifier.judge([['a']], [{'answer': 'a'}]).tolist() == [[1.0]]
+    verifier.close()
+
+
+def test_rows_that_do_not_match_are_refused():
+  verifier = HostVerifier(fn=exact_text)
+  with pytest.raises(ValueError, match='2 rows of attempts and 1 references'):
+    verifier.judge([['a'], ['b']], [{}])
+  with pytest.raises(ValueError, match=r'Rows have \[1, 2\] attempts'):
+    verifier.judge([['a'], ['b', 'c']], [{}, {}])
+
+
+def test_a_fallback_that_is_no_reward_is_refused():
+  with pytest.raises(ValueError, match='fallback is nan'):
+    HostVerifier(fn=exact_text, fallback=float('nan'))
