@@ -76,8 +76,9 @@ def unused_bindings() -> list[str]:
   used = gin_config._OPERATIVE_CONFIG  # noqa: SLF001
   unused = []
   for (scope, selector), parameters in bound.items():
-    for name in parameters:
-      if not any(
+    for name, value in parameters.items():
+      # A requirement that nobody asks for has nothing to give.
+      if str(value) != '%gin.REQUIRED' and not any(
         selector == other
         and name in consumed
         and (not scope or inner == scope or inner.startswith(scope + '/'))
@@ -132,12 +133,11 @@ def _check_files(files: Sequence[str]) -> None:
 
 def _with_imports(bindings: Sequence[str]) -> str:
   """Bindings behind the imports of the files, so that they can name those."""
-  imports = sorted(
-    statement.format()
-    for statement in gin_config._IMPORTS  # noqa: SLF001
-  )
-  header = ['from __gin__ import dynamic_registration'] if imports else []
-  return '\n'.join([*header, *imports, *bindings])
+  statements = gin_config._IMPORTS
+  imports = sorted({statement.format() for statement in statements})
+  # Gin wants this one before all others.
+  imports.sort(key=lambda line: 'dynamic_registration' not in line)
+  return '\n'.join([*imports, *bindings])
 
 
 def _as_written(scope: str, selector: str, name: str) -> str:

@@ -110,8 +110,14 @@ def _dataset(
   kwargs: dict[str, Any] = {'use_cached': True}
   if isinstance(provider, seqio.Mixture):
     kwargs = {'passthrough_features': [FIELDS_JSON]}
+  # One epoch: the default of a mixture is to go on for ever.
   return provider.get_dataset(
-    sequence_length=None, split=split, shuffle=False, seed=_SEED, **kwargs
+    sequence_length=None,
+    split=split,
+    shuffle=False,
+    seed=_SEED,
+    num_epochs=1,
+    **kwargs,
   )
 
 

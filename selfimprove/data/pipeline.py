@@ -59,6 +59,24 @@ class Table:
   def __len__(self) -> int:
     return len(self.fields)
 
+  def head(self, count: int) -> Table:
+    """The table of the first rows.
+
+    Args:
+      count: how many, at least 1; more than there are gives all.
+
+    Returns:
+      A table that shares this one's arrays.
+    """
+    return dataclasses.replace(
+        self,
+        fields=self.fields[:count],
+        prompt_ids=self.prompt_ids[:count],
+        prompt_mask=self.prompt_mask[:count],
+        answer_ids=self.answer_ids[:count],
+        answer_mask=self.answer_mask[:count],
+    )
+
   def prompts(self, example_id: Int[np.ndarray, 'p']) -> Prompts:
     """The batch with these identities, as NumPy arrays.
 

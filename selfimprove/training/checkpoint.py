@@ -130,6 +130,23 @@ class CheckpointStore:
     self._orbax.wait()
     return next(iter(_best(_metrics_by_step(self._orbax), self._sign)), None)
 
+  def read_extra(self, step: int | None) -> dict[str, Any]:
+    """Reads what was saved beside the state, without the state.
+
+    Args:
+      step: of which checkpoint; None for the newest.
+
+    Returns:
+      The `extra` of `save`.
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint.
+    """
+    self._orbax.wait()
+    path = _step_path(self._orbax, step)
+    with _context(partial=True):
+      return ocp.load_checkpointables(path, {'extra': None})['extra']
+
   def restore(
     self, step: int | None, like: state_tree.Tree
   ) -> tuple[state_tree.Tree, dict[str, Any]]:

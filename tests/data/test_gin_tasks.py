@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 HEAD = (
   'from __gin__ import dynamic_registration\n'
   'from selfimprove.data import rows\n'
+  'from selfimprove.data import tasks\n'
   'from selfimprove.data import vocabularies\n'
   'from tests.data import test_gin_tasks\n'
 )
@@ -89,7 +90,7 @@ def test_jsonl_refuses_bad_rows_by_default(sums_file):
 
 def test_jsonl_without_a_file_is_refused():
   with pytest.raises(
-    ValueError, match='TRAIN_FILE.*not subsequently overridden'
+    ValueError, match=r'TRAIN_FILE.*not subsequently overridden'
   ):
     configured('jsonl')
 

@@ -187,7 +187,7 @@ def test_bytes_that_are_no_text_are_a_bad_row(add):
     output_features={'inputs': plain, 'targets': plain},
   )
   task = registered(name, vocabulary=vocabularies.ByteVocabulary())
-  with pytest.raises(rows.BadRowError, match='row 0.*not in ByteVocabulary'):
+  with pytest.raises(rows.BadRowError, match=r'row 0.*not in ByteVocabulary'):
     pipeline.load(task, 'train')
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from selfimprove import types
 from selfimprove.training import state_tree
 
 
@@ -34,6 +35,18 @@ def test_names_follow_fields_and_keys():
   assert set(named['opt_state']['0']) == {'count', 'mu', 'nu'}
   # optax.adam's second part has no arrays, so it has no name.
   assert set(named['opt_state']) == {'0'}
+
+
+def test_fields_of_a_record_are_names():
+  @types.record
+  class Pair:
+    params: jax.Array
+    step: jax.Array
+
+  pair = Pair(params=jnp.ones(2), step=jnp.int32(1))
+  named = state_tree.to_named(pair)
+  assert set(named) == {'params', 'step'}
+  assert isinstance(state_tree.from_named(named, pair), Pair)
 
 
 def test_keys_of_another_generator_keep_it():
