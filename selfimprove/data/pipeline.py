@@ -69,12 +69,12 @@ class Table:
       A table that shares this one's arrays.
     """
     return dataclasses.replace(
-        self,
-        fields=self.fields[:count],
-        prompt_ids=self.prompt_ids[:count],
-        prompt_mask=self.prompt_mask[:count],
-        answer_ids=self.answer_ids[:count],
-        answer_mask=self.answer_mask[:count],
+      self,
+      fields=self.fields[:count],
+      prompt_ids=self.prompt_ids[:count],
+      prompt_mask=self.prompt_mask[:count],
+      answer_ids=self.answer_ids[:count],
+      answer_mask=self.answer_mask[:count],
     )
 
   def prompts(self, example_id: Int[np.ndarray, 'p']) -> Prompts:

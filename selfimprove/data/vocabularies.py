@@ -10,6 +10,9 @@ from jaxtyping import Int
 
 from selfimprove.data.tensorflow_host import seqio, tf
 
+Vocabulary = seqio.Vocabulary
+"""What every vocabulary is, for rooms that do not know seqio."""
+
 ByteVocabulary = seqio.ByteVocabulary
 """UTF-8 bytes: pad 0, EOS 1, unknown 2, then the 256 bytes."""
 

@@ -79,6 +79,9 @@ def attend(
   Returns:
     The mix of values for each query head; arbitrary in empty slots.
 
+  Raises:
+    ValueError: the rows of a part do not divide those of the queries.
+
   Source: softmax merged over parts as in arXiv 2205.14135, section 3.1.
   """
   partial = [
@@ -107,6 +110,11 @@ def _attend_part(
   """Maximum, sum and unnormalised mix of one part's softmax."""
   rows, kv_heads, _, size = part.keys.shape
   batch, length, heads, _ = query.shape
+  if batch % rows:
+    raise ValueError(
+      f'{batch} rows of queries cannot share {rows} rows of a cache evenly; '
+      'give a whole number of rows to each.'
+    )
   group, share = batch // rows, heads // kv_heads
   # [r, kv, share * g * n, k]: one matrix product per row and key-value head.
   folded = query.reshape(rows, group * length, kv_heads, share, size)

@@ -4,6 +4,55 @@ from __future__ import annotations
 
 import dataclasses
 
+ACTIVATIONS = ('silu', 'gelu_tanh')
+DTYPES = ('float32', 'bfloat16')
+_SIZES = (
+  'vocab_size',
+  'num_layers',
+  'embed_dim',
+  'num_heads',
+  'num_kv_heads',
+  'head_dim',
+  'mlp_dim',
+)
+_POSITIVE_IF_SET = (
+  'rope_theta',
+  'local_rope_theta',
+  'query_scale',
+  'attention_soft_cap',
+  'final_soft_cap',
+  'sliding_window',
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+  """How slow rotary frequencies are divided for longer contexts (Llama 3.1).
+
+  A frequency that makes at least `high_frequency_factor` turns within the
+  original context is kept, one that makes at most `low_frequency_factor` is
+  divided by `factor`, and between them the two are mixed linearly in turns.
+
+  Attributes:
+    factor: by how much the context grew, >= 1.
+    low_frequency_factor: turns below which a frequency is divided.
+    high_frequency_factor: turns above which it is kept; the greater one.
+    original_context: tokens of the context of pre-training.
+  """
+
+  factor: float
+  low_frequency_factor: float
+  high_frequency_factor: float
+  original_context: int
+
+  def __post_init__(self) -> None:
+    low, high = self.low_frequency_factor, self.high_frequency_factor
+    if not 0 < low < high:
+      raise ValueError(
+        f'low_frequency_factor={low} and high_frequency_factor={high} bound '
+        'the mixed frequencies from below and above; give 0 < low < high.'
+      )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
@@ -23,6 +72,7 @@ class TransformerConfig:
     post_norms: norms behind attention and feed-forward too (Gemma 2, 3).
     rope_theta: base of the rotary frequencies.
     local_rope_theta: base in sliding-window layers; None for `rope_theta`.
+    rope_scaling: stretches the frequencies of layers that see everything.
     qkv_bias: bias on query, key and value projections (Qwen2).
     qk_norm: RMSNorm on each query and key head (Qwen3, Gemma 3).
     query_scale: factor on the queries; None for `head_dim ** -0.5`.
@@ -51,6 +101,7 @@ class TransformerConfig:
   post_norms: bool = False
   rope_theta: float = 10_000.0
   local_rope_theta: float | None = None
+  rope_scaling: RopeScaling | None = None
   qkv_bias: bool = False
   qk_norm: bool = False
   query_scale: float | None = None
@@ -65,6 +116,8 @@ class TransformerConfig:
   remat: bool = False
 
   def __post_init__(self) -> None:
+    self._check_numbers()
+    self._check_names()
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads} is not a multiple of '
@@ -76,11 +129,36 @@ class TransformerConfig:
         f'head_dim={self.head_dim} is odd; rotary positions turn pairs, so '
         'choose an even head size.'
       )
-    for name in ('dtype', 'param_dtype'):
-      if getattr(self, name) not in ('float32', 'bfloat16'):
+    if self.sliding_window is None and self.global_every:
+      raise ValueError(
+        f'global_every={self.global_every} has no effect without a sliding '
+        'window; set sliding_window or leave global_every at 0.'
+      )
+
+  def _check_numbers(self) -> None:
+    for name in (*_SIZES, *_POSITIVE_IF_SET):
+      value = getattr(self, name)
+      if value is None and name in _POSITIVE_IF_SET:
+        continue
+      if not value > 0:
+        raise ValueError(f'{name}={value} is not positive; give one above 0.')
+    if self.global_every < 0:
+      raise ValueError(
+        f'global_every={self.global_every} is negative; give n for every n-th '
+        'layer, or 0 for none.'
+      )
+
+  def _check_names(self) -> None:
+    known = {
+      'activation': ACTIVATIONS,
+      'dtype': DTYPES,
+      'param_dtype': DTYPES,
+    }
+    for name, choices in known.items():
+      if getattr(self, name) not in choices:
         raise ValueError(
-          f'{name}={getattr(self, name)!r} is not supported; use float32 or '
-          'bfloat16.'
+          f'{name}={getattr(self, name)!r} is not supported; use '
+          f'{" or ".join(choices)}.'
         )
 
   def windows(self) -> tuple[int | None, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from selfimprove import partitioning, types
 from selfimprove.models.attention import KeyValue
-from selfimprove.models.config import TransformerConfig
+from selfimprove.models.config import RopeScaling, TransformerConfig
 from selfimprove.models.layers import Block, RMSNorm
 from selfimprove.types import Params, Policy
 
@@ -117,7 +118,8 @@ def _apply(
   table = params['embedder']['table']
   x = jnp.take(table, tokens, axis=0).astype(jnp.dtype(config.dtype))
   x = x * jnp.asarray(config.embed_scale, x.dtype)
-  run = _run_loop if isinstance(params['layers'], tuple) else _run_scan
+  parts = (params['layers'], cache.own, *cache.shared)
+  run = _run_loop if any(isinstance(p, tuple) for p in parts) else _run_scan
   x, own = run(config, params['layers'], x, positions, cache)
   x = RMSNorm(config).apply({'params': params['final_norm']}, x)
   index = cache.index + tokens.shape[1]
@@ -163,15 +165,15 @@ def _run_loop(
   """All layers one after the other: no slicing of stacked arrays per call."""
   frequencies, windows = _frequencies(config), config.windows()
   own = []
-  for i, params in enumerate(layers):
+  for i in range(config.num_layers):
     x, own_i = Block(config).apply(
-      {'params': params},
+      {'params': _layer(layers, i)},
       x,
       positions,
       frequencies[i],
       windows[i],
-      tuple(part[i] for part in cache.shared),
-      None if cache.own is None else cache.own[i],
+      tuple(_layer(part, i) for part in cache.shared),
+      _layer(cache.own, i),
       cache.index,
     )
     own.append(own_i)
@@ -183,8 +185,23 @@ def _frequencies(config: TransformerConfig) -> Float[Array, 'l half']:
   exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32)
   exponents = exponents / config.head_dim
   local = config.local_rope_theta or config.rope_theta
-  thetas = [config.rope_theta if w is None else local for w in config.windows()]
-  return jnp.asarray(thetas, jnp.float32)[:, None] ** -exponents[None, :]
+  everywhere = config.rope_theta**-exponents
+  if config.rope_scaling is not None:
+    everywhere = _stretched(everywhere, config.rope_scaling)
+  nearby = local**-exponents
+  return jnp.stack(
+    [everywhere if w is None else nearby for w in config.windows()]
+  )
+
+
+def _stretched(
+  frequencies: Float[Array, 'half'], scaling: RopeScaling
+) -> Float[Array, 'half']:
+  """Frequencies of which the slow ones are divided, see `RopeScaling`."""
+  turns = scaling.original_context / (2 * math.pi) * frequencies
+  low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+  kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+  return frequencies * (kept + (1.0 - kept) / scaling.factor)
 
 
 def _windows(config: TransformerConfig) -> Int[Array, 'l'] | None:
@@ -215,25 +232,33 @@ def _unembed(
 
 def _unstack_params(config: TransformerConfig, params: Params) -> Params:
   """Parameters with `layers` a tuple of one tree per layer."""
-  if isinstance(params['layers'], tuple):
-    return params
-  layers = _unstack(params['layers'], config.num_layers)
-  return {**params, 'layers': layers}
+  return {**params, 'layers': _unstack(params['layers'], config.num_layers)}
 
 
 def _unstack(tree: Any, length: int) -> tuple[Any, ...]:
-  return tuple(jax.tree.map(lambda a: a[i], tree) for i in range(length))
+  return tuple(_layer(tree, i) for i in range(length))
+
+
+def _layer(tree: Any, i: int) -> Any:
+  """Layer `i` of a tuple of layers or of a tree of stacked arrays."""
+  if isinstance(tree, tuple):
+    return tree[i]
+  return jax.tree.map(lambda a: a[i], tree)
 
 
 def _fork(
   config: TransformerConfig, cache: Cache, *, group_size: int, slots: int
 ) -> Cache:
   """The cache of `group_size` continuations of each row of `cache`."""
+  if cache.own is None:
+    raise ValueError(
+      'This cache was forked and has read nothing since; fork the cache that '
+      '`apply` returns.'
+    )
   shared = (*cache.shared, cache.own)
   if slots == 0:
     return Cache(shared=shared, own=None, index=0)
-  if not isinstance(cache.own, tuple):
-    shared = tuple(_unstack(part, config.num_layers) for part in shared)
+  shared = tuple(_unstack(part, config.num_layers) for part in shared)
   own = _empty(config, shared[-1][0].positions.shape[0] * group_size, slots)
   return Cache(
     shared=shared, own=(own,) * config.num_layers, index=jnp.int32(0)

@@ -39,7 +39,8 @@ class Schedule:
   Attributes:
     evaluate_every: steps between evaluations; 0 evaluates only at the end of
       each stage.
-    checkpoint_every: steps between checkpoints; 0 saves only at the end.
+    checkpoint_every: steps between checkpoints; 0 saves only at the end of
+      each stage.
     best_metric: evaluation metric by which `keep_best` ranks checkpoints.
   """
 
@@ -214,7 +215,7 @@ def _step(
   measured = _evaluate(run, stage, state, done, ended=ended)
   _observe(run, done, metrics)
   every = run.schedule.checkpoint_every
-  if every and done % every == 0:
+  if ended or (every and done % every == 0):
     _save(run, state, cursor, measured)
   tokens = metrics['rollout/tokens']
   run.writer.write_timing(done, run.timers.end_step(tokens=tokens))

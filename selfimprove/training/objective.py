@@ -184,7 +184,9 @@ def _term(
       ),
       rollout.turn,
     )
-  share = term.aggregate(coefficient * values, mask, weight).total / count
+  total = term.aggregate(coefficient * values, mask, weight).total
+  # A label may have dropped every row: then there is no loss, not a NaN.
+  share = total / jnp.maximum(count, 1e-9)
   frozen = jax.lax.stop_gradient(values)
   by_turn = [
     term.aggregate(frozen, mask & (rollout.turn == turn), weight)

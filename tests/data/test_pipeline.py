@@ -76,6 +76,17 @@ def test_a_table_keeps_fields_and_counts_of_dropped_rows():
   assert loaded.dropped == {'prompt: empty': 2}
 
 
+def test_the_head_of_a_table_is_its_first_rows():
+  whole = table(6)
+  head = whole.head(4)
+  assert len(head) == 4
+  np.testing.assert_array_equal(
+    head.prompts(np.arange(4)).answer, whole.prompts(np.arange(4)).answer
+  )
+  assert head.references(np.asarray([3])) == [whole.fields[3]]
+  assert len(whole.head(99)) == 6
+
+
 def test_every_problem_is_seen_once_in_each_epoch():
   # 10 rows in steps of 4: 20 prompts are 5 batches, and the third straddles.
   batches = stream(rows=10, prompts_per_step=4)

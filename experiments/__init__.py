@@ -1,0 +1,1 @@
+"""Experiments: what was claimed, and the command that shows it again."""

@@ -1,0 +1,1 @@
+"""SCoRe against its baselines on the default task; see README.md."""
