@@ -144,7 +144,7 @@ def build() -> Side:
 
   def step() -> None:
     nonlocal state
-    state, metrics = step_program(state, prompts(next(seeds)))
+    state, metrics, _ = step_program(state, prompts(next(seeds)))
     length = jax.device_get(metrics)['rollout/length_t1']
     protocol.check_lengths([int(length)] * WORKLOAD.rows)
 

@@ -72,8 +72,8 @@ def unused_bindings() -> list[str]:
     Names as they are written in gin files, sorted.
   """
   # Gin has no public way to tell the two apart but by their printed form.
-  bound = gin_config._CONFIG  # noqa: SLF001
-  used = gin_config._OPERATIVE_CONFIG  # noqa: SLF001
+  bound = gin_config._CONFIG
+  used = gin_config._OPERATIVE_CONFIG
   unused = []
   for (scope, selector), parameters in bound.items():
     for name, value in parameters.items():

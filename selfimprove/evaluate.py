@@ -2,39 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-import sys
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 
-from selfimprove import configuration
+from selfimprove import command, configuration
 from selfimprove.data import pipeline
 from selfimprove.evaluation import attempts
 from selfimprove.evaluation.intervals import Measurement
 from selfimprove.evaluation.metrics import majority_at_k, pass_at_k
 from selfimprove.evaluation.report import metrics_table, write_json
-from selfimprove.experiment import make_judge
+from selfimprove.experiment import check_judged, make_judge
 from selfimprove.ops.keys import named_key
 from selfimprove.trained import Trained, open_workdir
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
-_STEP = flags.DEFINE_integer('step', None, 'Checkpoint; default the newest.')
-_SPLIT = flags.DEFINE_string('split', 'test', 'Split that is evaluated.')
-_SAMPLES = flags.DEFINE_integer(
-  'samples', 8, 'Samples per problem for pass@k and majority@k; 1 for none.'
-)
-_TEMPERATURE = flags.DEFINE_float(
-  'temperature', 1.0, 'Of those samples; the attempts themselves are greedy.'
-)
-_GIN_BINDINGS = flags.DEFINE_multi_string(
-  'gin_bindings', [], "Bindings that override the run's config."
-)
-_OUTPUT = flags.DEFINE_string(
-  'output', None, 'JSON file; default evaluation_<split>.json in --workdir.'
-)
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of this command.
+
+  Args:
+    values: where they go.
+  """
+  flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
+  flags.DEFINE_integer(
+    'step', None, 'Checkpoint; default the newest.', flag_values=values
+  )
+  flags.DEFINE_string(
+    'split', 'test', 'Split that is evaluated.', flag_values=values
+  )
+  flags.DEFINE_integer(
+    'samples',
+    8,
+    'Samples per problem for pass@k and majority@k; 1 for none.',
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'temperature',
+    1.0,
+    'Of those samples; the attempts themselves are greedy.',
+    flag_values=values,
+  )
+  flags.DEFINE_multi_string(
+    'gin_bindings',
+    [],
+    "Bindings that override the run's config.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'output',
+    None,
+    'JSON file; default evaluation_<split>.json in --workdir.',
+    flag_values=values,
+  )
 
 
 def evaluate(
@@ -68,6 +92,7 @@ def _attempts(trained: Trained, split: str, rollout: Any) -> attempts.Attempts:
   """Attempts at all problems of a split."""
   experiment = trained.experiment
   table = pipeline.load(experiment.task, split)
+  check_judged(experiment.evaluation.reward, table)
   collect = attempts.make_collect(
     trained.policy,
     rollout=rollout,
@@ -94,31 +119,35 @@ def _of_samples(tried: attempts.Attempts) -> dict[str, Measurement]:
   return found
 
 
-def main(argv: list[str]) -> None:
-  """Parses flags, prints the table and writes the JSON."""
-  del argv
-  try:
-    if not _WORKDIR.value:
-      raise configuration.ConfigError(
-        'No --workdir given; name the folder of a run.'
-      )
-    trained = open_workdir(
-      _WORKDIR.value, step=_STEP.value, bindings=_GIN_BINDINGS.value
+def main(options: flags.FlagValues) -> None:
+  """Prints the table and writes the JSON that the flags ask for.
+
+  Args:
+    options: parsed flags.
+
+  Raises:
+    ConfigError: there is no such run.
+  """
+  if not options.workdir:
+    raise configuration.ConfigError(
+      'No --workdir given; name the folder of a run.'
     )
+  trained = open_workdir(
+    options.workdir, step=options.step, bindings=options.gin_bindings
+  )
+  with contextlib.closing(trained.experiment):
     measured = evaluate(
       trained,
-      split=_SPLIT.value,
-      samples=_SAMPLES.value,
-      temperature=_TEMPERATURE.value,
+      split=options.split,
+      samples=options.samples,
+      temperature=options.temperature,
     )
-    print(_table(measured))
-    path = _OUTPUT.value or os.path.join(
-      _WORKDIR.value, f'evaluation_{_SPLIT.value}.json'
-    )
-    write_json(path, measured)
-    print(f'Written to {path}')
-  except (configuration.ConfigError, ValueError, FileNotFoundError) as error:
-    sys.exit(f'Error: {error}')
+  print(_table(measured))
+  path = options.output or os.path.join(
+    options.workdir, f'evaluation_{options.split}.json'
+  )
+  write_json(path, measured)
+  print(f'Written to {path}')
 
 
 def _table(measured: dict[str, Measurement]) -> str:
@@ -128,4 +157,4 @@ def _table(measured: dict[str, Measurement]) -> str:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(define_flags, main)

@@ -16,6 +16,7 @@ from selfimprove.data.pipeline import Table
 from selfimprove.data.text_task import TextTask
 from selfimprove.models.config import TransformerConfig
 from selfimprove.rewards.texts import attempt_texts
+from selfimprove.rewards.verifiers import ExactMatch
 from selfimprove.training.detectors import Detector, default_detectors
 from selfimprove.training.loop import Schedule
 from selfimprove.training.stages import Stage, unroll
@@ -89,7 +90,7 @@ class Experiment:
   rounds: int = 1
   seed: int = 0
   mesh: MeshShape = MeshShape()
-  schedule: Schedule = Schedule()
+  schedule: Schedule = dataclasses.field(default_factory=Schedule)
   keep_last: int = 1
   keep_best: int = 1
   init_from: str = ''
@@ -106,6 +107,32 @@ class Experiment:
   def unrolled(self) -> tuple[Stage, ...]:
     """Returns the stages of all rounds, in order."""
     return unroll(self.stages, self.rounds)
+
+  def close(self) -> None:
+    """Ends the processes that rewards on the host have started."""
+    rewards = [stage.algorithm.reward for stage in self.stages]
+    for reward in (*rewards, self.evaluation.reward):
+      if isinstance(reward, HostReward) and hasattr(reward, 'close'):
+        reward.close()
+
+
+def check_judged(reward: RewardFn | HostReward, table: Table) -> None:
+  """Refuses problems that a reward would call wrong whatever is answered.
+
+  Args:
+    reward: what judges the attempts.
+    table: the problems.
+
+  Raises:
+    ValueError: the reward compares tokens and no problem has an answer in
+      tokens.
+  """
+  if isinstance(reward, ExactMatch) and not np.any(table.answer_mask):
+    raise ValueError(
+      f'None of the {len(table)} problems has a token-exact answer, so '
+      'ExactMatch would reward every attempt with 0; bind REWARD to '
+      '@verifiers.HostVerifier(), or give the problems answers.'
+    )
 
 
 def make_judge(

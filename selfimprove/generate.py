@@ -1,30 +1,52 @@
-"""Answers a prompt: `python -m selfimprove.generate --workdir=... --prompt=...`.
+"""Answers: `python -m selfimprove.generate --workdir=... --prompt=...`.
 
-Prints every attempt of every sample, the correction instruction between them.
+Prints every attempt of every sample.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from selfimprove import configuration
+from selfimprove import command, configuration
 from selfimprove.data import vocabularies
 from selfimprove.ops.keys import named_key
 from selfimprove.rewards.texts import attempt_texts
 from selfimprove.trained import Trained, open_workdir
 from selfimprove.types import Prompts
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
-_STEP = flags.DEFINE_integer('step', None, 'Checkpoint; default the newest.')
-_PROMPT = flags.DEFINE_multi_string('prompt', [], 'Prompts, as in the task.')
-_SAMPLES = flags.DEFINE_integer('samples', 1, 'Conversations per prompt.')
-_TEMPERATURE = flags.DEFINE_float('temperature', 0.0, '0 is greedy.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the sampling.')
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of this command.
+
+  Args:
+    values: where they go.
+  """
+  flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
+  flags.DEFINE_integer(
+    'step', None, 'Checkpoint; default the newest.', flag_values=values
+  )
+  flags.DEFINE_multi_string(
+    'prompt', [], 'Prompts, as in the task.', flag_values=values
+  )
+  flags.DEFINE_integer(
+    'samples',
+    1,
+    'Conversations per prompt.',
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'temperature',
+    0.0,
+    '0 is greedy.',
+    lower_bound=0.0,
+    flag_values=values,
+  )
+  flags.DEFINE_integer('seed', 0, 'Of the sampling.', flag_values=values)
 
 
 def generate(
@@ -94,30 +116,33 @@ def _prompts(ids: list[np.ndarray]) -> Prompts:
   )
 
 
-def main(argv: list[str]) -> None:
-  """Parses flags and prints the attempts."""
-  del argv
-  try:
-    if not (_WORKDIR.value and _PROMPT.value):
-      raise configuration.ConfigError(
-        'Give the --workdir of a run and at least one --prompt.'
-      )
-    trained = open_workdir(_WORKDIR.value, step=_STEP.value)
-    texts = generate(
-      trained,
-      _PROMPT.value,
-      samples=_SAMPLES.value,
-      temperature=_TEMPERATURE.value,
-      seed=_SEED.value,
+def main(options: flags.FlagValues) -> None:
+  """Prints the attempts that the flags ask for.
+
+  Args:
+    options: parsed flags.
+
+  Raises:
+    ConfigError: there is no such run.
+  """
+  if not (options.workdir and options.prompt):
+    raise configuration.ConfigError(
+      'Give the --workdir of a run and at least one --prompt.'
     )
-    for prompt, conversations in zip(_PROMPT.value, texts, strict=True):
-      for conversation in conversations:
-        print(f'prompt     {prompt}')
-        for i, text in enumerate(conversation):
-          print(f'attempt {i + 1}  {text}')
-  except (configuration.ConfigError, ValueError, FileNotFoundError) as error:
-    sys.exit(f'Error: {error}')
+  trained = open_workdir(options.workdir, step=options.step)
+  texts = generate(
+    trained,
+    options.prompt,
+    samples=options.samples,
+    temperature=options.temperature,
+    seed=options.seed,
+  )
+  for prompt, conversations in zip(options.prompt, texts, strict=True):
+    for conversation in conversations:
+      print(f'prompt     {prompt}')
+      for i, text in enumerate(conversation):
+        print(f'attempt {i + 1}  {text}')
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(define_flags, main)

@@ -45,9 +45,15 @@ def make_mesh(
     A mesh with axes `data`, `fsdp`, `model`.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+    ValueError: a size is not positive, or they do not multiply to the number
+      of devices.
   """
   devices = list(jax.devices() if devices is None else devices)
+  if min(fsdp, model) < 1 or (data < 1 and data != -1):
+    raise ValueError(
+      f'mesh data={data}, fsdp={fsdp}, model={model} has an axis without '
+      'devices; give sizes from 1 on (data=-1 takes the rest).'
+    )
   if data == -1:
     data = max(1, len(devices) // (fsdp * model))
   if data * fsdp * model != len(devices):

@@ -6,24 +6,23 @@ The same command again goes on from the newest checkpoint.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Mapping
 
 import jax
-from absl import app, flags
+from absl import flags
 from jax.sharding import Mesh
 
-from selfimprove import configuration, dry_run
+from selfimprove import command, configuration, dry_run
 from selfimprove.data import pipeline
 from selfimprove.data.pipeline import PromptStream, Table
 from selfimprove.evaluation import attempts
-from selfimprove.experiment import Experiment, make_judge
+from selfimprove.experiment import Experiment, check_judged, make_judge
 from selfimprove.models.transformer import make_policy
 from selfimprove.ops.keys import named_key
 from selfimprove.training import loop
 from selfimprove.training.checkpoint import CheckpointStore, restore_params
 from selfimprove.training.detectors import Monitor
-from selfimprove.training.metrics import MetricsWriter
+from selfimprove.training.metrics import METRICS_FILE, MetricsWriter
 from selfimprove.training.progress import Progress
 from selfimprove.training.signals import StopRequest, stop_on_signals
 from selfimprove.training.stages import Stage
@@ -31,14 +30,27 @@ from selfimprove.training.state import TrainState
 from selfimprove.training.timing import PhaseTimers
 from selfimprove.types import Params, Policy, Prompts
 
-_GIN_FILE = flags.DEFINE_multi_string('gin_file', [], 'Gin files.')
-_GIN_BINDINGS = flags.DEFINE_multi_string(
-  'gin_bindings', [], 'Bindings that override the files.'
-)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
-_DRY_RUN = flags.DEFINE_bool(
-  'dry_run', False, 'Print config, shapes and memory estimate, and exit.'
-)
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of this command.
+
+  Args:
+    values: where they go.
+  """
+  flags.DEFINE_multi_string('gin_file', [], 'Gin files.', flag_values=values)
+  flags.DEFINE_multi_string(
+    'gin_bindings',
+    [],
+    'Bindings that override the files.',
+    flag_values=values,
+  )
+  flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
+  flags.DEFINE_bool(
+    'dry_run',
+    False,
+    'Print config, shapes and memory estimate, and exit.',
+    flag_values=values,
+  )
 
 
 def train(experiment: Experiment, workdir: str) -> TrainState:
@@ -54,7 +66,10 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
   policy, mesh = make_policy(experiment.model), experiment.mesh.make()
   table = pipeline.load(experiment.task, 'train')
   stages = experiment.unrolled()
+  for stage in stages:
+    check_judged(stage.algorithm.reward, table)
   with contextlib.ExitStack() as stack:
+    stack.callback(experiment.close)
     store = stack.enter_context(
       CheckpointStore(
         f'{workdir}/checkpoints',
@@ -130,6 +145,7 @@ def make_evaluate(
   table = pipeline.load(experiment.task, 'validation')
   if how.problems:
     table = table.head(how.problems)
+  check_judged(how.reward, table)
   collect = attempts.make_collect(
     policy,
     rollout=how.rollout,
@@ -154,27 +170,34 @@ def _init_params(experiment: Experiment, policy: Policy) -> Params | None:
   return restore_params(experiment.init_from, like=like)
 
 
-def main(argv: list[str]) -> None:
-  """Parses flags and trains; errors of the user are one sentence."""
-  del argv
-  try:
-    experiment = configuration.build(
-      Experiment, files=_GIN_FILE.value, bindings=_GIN_BINDINGS.value
+def main(options: flags.FlagValues) -> None:
+  """Trains as the flags say, and tells where the results are.
+
+  Args:
+    options: parsed flags.
+
+  Raises:
+    ConfigError: the config or the workdir cannot be used.
+  """
+  experiment = configuration.build(
+    Experiment, files=options.gin_file, bindings=options.gin_bindings
+  )
+  if options.dry_run:
+    print(dry_run.report(experiment))
+    return
+  workdir = options.workdir
+  if not workdir:
+    raise configuration.ConfigError(
+      'No --workdir given; name a folder for checkpoints and metrics.'
     )
-    if _DRY_RUN.value:
-      print(dry_run.report(experiment))
-      return
-    if not _WORKDIR.value:
-      raise configuration.ConfigError(
-        'No --workdir given; name a folder for checkpoints and metrics.'
-      )
-    configuration.check_workdir(
-      _WORKDIR.value, configuration.operative_config()
-    )
-    train(experiment, _WORKDIR.value)
-  except (configuration.ConfigError, ValueError, FileNotFoundError) as error:
-    sys.exit(f'Error: {error}')
+  configuration.check_workdir(workdir, configuration.operative_config())
+  state = train(experiment, workdir)
+  print(
+    f'Checkpoint: {workdir}/checkpoints/{int(state.step)}; metrics: '
+    f'{workdir}/{METRICS_FILE}; measure it with: python -m '
+    f'selfimprove.evaluate --workdir={workdir}'
+  )
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(define_flags, main)

@@ -27,20 +27,23 @@ def answer_first(
   *,
   vocabulary: seqio.Vocabulary = DIGITS,
   operands: int = 6,
-  problems: int = 32768,
+  problems: int = 65536,
+  zeros: float = 0.6,
   held_out: float = 1 / 16,
   seed: int = 0,
 ) -> TextTask:
   """The default task: sums whose answer stands before its working.
 
-  Prompt: the operands and `=`; answer: `s u v` without spaces (see
-  `sums.answer_to`). All problems are different, and their split is
-  a function of their text (see `splits.split_of`).
+  Prompt: the operands and `=`; answer: their sum, then the running sums (see
+  `sums.answer_to`). The split of a problem is a function of its text (see
+  `splits.split_of`), so no two splits share one. Easy problems are drawn, and
+  trained on, more often than others; those held out are all different.
 
   Args:
     vocabulary: has at least the digits and `=`.
-    operands: digits of a prompt; even, at least 2.
-    problems: number of problems, of all splits together.
+    operands: digits of a prompt, at least 2.
+    problems: number of draws, of all splits together.
+    zeros: probability of an operand to be 0.
     held_out: the share of validation, and again of test; in (0, 0.5).
     seed: of the draw; the split does not depend on it.
 
@@ -51,11 +54,17 @@ def answer_first(
     ValueError: the vocabulary lacks a character, or a number is out of range.
   """
   vocabularies.encode('0123456789=', vocabulary=vocabulary)
-  drawn = sums.draw(operands=operands, problems=problems, seed=seed)
+  drawn = sums.draw(
+    operands=operands, problems=problems, zeros=zeros, seed=seed
+  )
   records: dict[str, list[dict[str, str]]] = {split: [] for split in SPLITS}
+  held = set[str]()
   for prompt in drawn:
-    record = {'prompt': prompt, 'answer': sums.answer_to(prompt)}
-    records[split_of(prompt, held_out=held_out)].append(record)
+    split = split_of(prompt, held_out=held_out)
+    if split != 'train' and prompt in held:
+      continue
+    held.add(prompt)
+    records[split].append({'prompt': prompt, 'answer': sums.answer_to(prompt)})
   return TextTask(
     name='answer_first',
     provider=_provider(
@@ -66,7 +75,7 @@ def answer_first(
     ),
     vocabulary=vocabulary,
     max_prompt_tokens=operands + 1,
-    max_answer_tokens=3,
+    max_answer_tokens=operands,
   )
 
 

@@ -38,6 +38,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, '... d']) -> Float[Array, '... d']:
+    """Returns the normed array, in the dtype of `x`."""
     config = self.config
     init = nn.initializers.constant(1.0 - config.norm_offset)
     scale = self.param(
@@ -66,6 +67,7 @@ class Projection(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
+    """Returns the mapped array, in the dtype of activations."""
     dtype, stored = map(jnp.dtype, (self.config.dtype, self.config.param_dtype))
     init = _kernel(self.names, range(self.inputs))
     kernel = self.param('kernel', init, self.shape, stored).astype(dtype)
@@ -97,6 +99,7 @@ class Attention(nn.Module):
     own: KeyValue | None,
     index: Int[Array, ''] | int,
   ) -> tuple[Float[Array, 'b n d'], KeyValue]:
+    """Returns the mix of values, and `own` with these tokens appended."""
     config = self.config
     d, k = config.embed_dim, config.head_dim
     query = self._project('query', config.num_heads, 'heads')(x)
@@ -155,6 +158,7 @@ class FeedForward(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
+    """Returns what is added to the residual stream."""
     config = self.config
     d, f = config.embed_dim, config.mlp_dim
     into, out_of = ('embed', 'mlp'), ('mlp', 'embed')
@@ -180,6 +184,7 @@ class Block(nn.Module):
     own: KeyValue | None,
     index: Int[Array, ''] | int,
   ) -> tuple[Float[Array, 'b n d'], KeyValue]:
+    """Returns the residual stream behind the block, and its own cache."""
     config = self.config
     x = partitioning.constrain(x, 'batch', None, None)
     normed = RMSNorm(config, name='pre_attention_norm')(x)

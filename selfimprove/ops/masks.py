@@ -1,12 +1,11 @@
-"""Where the real tokens are, what precedes them, and which turn wrote them.
+"""Where the real tokens are, and which turn wrote them.
 
-Empty slots may lie anywhere in a row (see `types`), so neither "the slot to
-the left" nor "the first n slots" means anything here; the mask does.
+Empty slots may lie anywhere in a row (see `types`), so "the first n slots"
+means nothing here; the mask does.
 """
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -31,58 +30,6 @@ def positions_from_mask(mask: Bool[Array, 'b t']) -> Int[Array, 'b t']:
   return jnp.where(mask, jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, -1)
 
 
-def predecessor(mask: Bool[Array, 'b t']) -> Int[Array, 'b t']:
-  """Slots of the tokens that predict each token.
-
-  predecessorₜ = max {u < t : maskᵤ} on real tokens: with gaps inside a row, the
-  output that predicts a token is not always that of the slot to its left.
-
-  Args:
-    mask: True on real tokens.
-
-  Returns:
-    Slot of the previous real token of the row; -1 for the first real token of
-    a row and in empty slots.
-
-  Source: none; a convention of this project.
-  Differs: no.
-
-  >>> predecessor(jnp.array([[False, True, False, True]])).tolist()
-  [[-1, -1, -1, 1]]
-  """
-  slots = jnp.arange(mask.shape[1], dtype=jnp.int32)
-  latest = jax.lax.cummax(jnp.where(mask, slots[None, :], -1), axis=1)
-  before = jnp.pad(latest, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-  return jnp.where(mask, before, -1)
-
-
-def turn_sums(
-  values: Float[Array, 'b t'], turn: Int[Array, 'b t'], *, turns: int
-) -> Float[Array, 'b turns']:
-  """Sums of per-token values over the tokens of each turn.
-
-  sᵢ = Σₜ valuesₜ · 1{turnₜ = i}
-
-  Args:
-    values: per-token values; those of tokens without a turn are ignored, also
-      where they are not finite.
-    turn: turn that wrote the token, from 0; -1 on every other token.
-    turns: number of turns, at least 1.
-
-  Returns:
-    One sum per row and turn.
-
-  Source: none; the transpose of `take_by_turn`.
-  Differs: no.
-
-  >>> turn_sums(jnp.ones((1, 3)), jnp.array([[0, -1, 1]]), turns=2).tolist()
-  [[1.0, 1.0]]
-  """
-  index = jnp.arange(turns, dtype=turn.dtype)
-  chosen = turn[:, :, None] == index[None, None, :]
-  return jnp.sum(jnp.where(chosen, values[:, :, None], 0), axis=1)
-
-
 def take_by_turn(
   values: Float[Array, 'b turns'], turn: Int[Array, 'b t']
 ) -> Float[Array, 'b t']:
@@ -98,7 +45,7 @@ def take_by_turn(
   Returns:
     Per-token values; 0 on tokens that no turn wrote.
 
-  Source: none; the transpose of `turn_sums`.
+  Source: none; a convention of this project.
   Differs: no.
 
   >>> take_by_turn(jnp.array([[3.0, 4.0]]), jnp.array([[0, -1, 1]])).tolist()

@@ -122,11 +122,13 @@ def _invert_cdf(
 def _first_above(
   mass: Float[Array, 'b n'], uniform: Float[Array, 'b']
 ) -> Int[Array, 'b']:
-  """First index whose cumulative mass exceeds uniform * total."""
+  """First index with mass whose cumulative mass exceeds uniform * total."""
   cumulative = jnp.cumsum(mass, axis=-1)
   target = (uniform * cumulative[:, -1])[:, None]
-  index = jnp.sum(cumulative <= target, axis=-1, dtype=jnp.int32)
-  # Rounding may put the target on the total; the last token with any mass is
-  # then the right one, never one of the empty slots behind it.
-  last = mass.shape[-1] - 1 - jnp.argmax(mass[:, ::-1] > 0, axis=-1)
-  return jnp.minimum(index, last.astype(jnp.int32))
+  index = jnp.arange(mass.shape[-1], dtype=jnp.int32)[None, :]
+  # A long cumulative sum is added up in parallel: rounding makes it grow, or
+  # even shrink, on entries without mass, so they are left out by name. It may
+  # also put the target on the total: the last entry with mass is then right.
+  last = jnp.max(jnp.where(mass > 0, index, 0), axis=-1, keepdims=True)
+  above = (cumulative > target) & (mass > 0)
+  return jnp.min(jnp.where(above, index, last), axis=-1)

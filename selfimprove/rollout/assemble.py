@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from selfimprove import types
+from selfimprove.ops import masks
 from selfimprove.rollout.decode import Written
 from selfimprove.types import Prompts, Rollout
 
@@ -43,13 +44,14 @@ def assemble(
   Returns:
     The rollout; only tokens of turns are in its `loss_mask`.
   """
-  mask = prompts.mask
-  positions = jnp.where(mask, jnp.cumsum(mask, axis=-1) - 1, -1)
+  tokens = _per_row(prompts.tokens, group_size)
   columns = {
-    'tokens': [_per_row(prompts.tokens, group_size)],
-    'positions': [_per_row(positions.astype(jnp.int32), group_size)],
-    'turn': [jnp.full_like(_per_row(prompts.tokens, group_size), -1)],
-    'logprobs': [_per_row(jnp.zeros(mask.shape, jnp.float32), group_size)],
+    'tokens': [tokens],
+    'positions': [
+      _per_row(masks.positions_from_mask(prompts.mask), group_size)
+    ],
+    'turn': [jnp.full_like(tokens, -1)],
+    'logprobs': [jnp.zeros(tokens.shape, jnp.float32)],
   }
   spans, finished, slot = [], [], prompts.tokens.shape[1]
   for piece in pieces:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from selfimprove import types
-from selfimprove.ops import sampling
+from selfimprove.ops import masks, sampling
 from selfimprove.types import Params, Policy, Prompts
 
 
@@ -131,9 +131,7 @@ def prefill(
   Returns:
     The context of all `p * group_size` rows.
   """
-  mask = prompts.mask
-  positions = jnp.where(mask, jnp.cumsum(mask, axis=-1) - 1, -1)
-  positions = positions.astype(jnp.int32)
+  positions = masks.positions_from_mask(prompts.mask)
   hidden, cache = policy.apply(params, prompts.tokens, positions, None)
   logits = policy.unembed(params, hidden[:, -1])
   return Context(

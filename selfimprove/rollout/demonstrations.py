@@ -104,7 +104,11 @@ class NoisyRevisions:
       prompts, [first, insertion, second], group_size=self.group_size
     )
     taught = scripted[:, None] | (rollout.turn == 1)
-    return dataclasses.replace(rollout, loss_mask=rollout.loss_mask & taught)
+    return dataclasses.replace(
+      rollout,
+      loss_mask=rollout.loss_mask & taught,
+      sampler_logprobs=jnp.where(taught, rollout.sampler_logprobs, 0.0),
+    )
 
   def _sample(
     self,

@@ -28,7 +28,7 @@ Evaluate = Callable[[Params], Mapping[str, float]]
 """(params) -> metrics `eval/...` on held-out problems."""
 
 
-class StoppedByDetector(RuntimeError):
+class StoppedByDetectorError(RuntimeError):
   """A failure detector whose action is to stop has found something."""
 
 
@@ -101,14 +101,24 @@ def train(run: Run, *, init_params: Params | None = None) -> TrainState:
 
   Raises:
     NonFiniteError: a loss term or gradient was not finite.
-    StoppedByDetector: a failure detector said so.
+    StoppedByDetectorError: a failure detector said so.
   """
   with jax.set_mesh(run.mesh):
     state, cursor = _begin(run, init_params)
+    if cursor.stage == len(run.stages):
+      run.progress.say(
+        f'This run is already done, at step {int(state.step)}; nothing is left '
+        'to train.'
+      )
     while cursor.stage < len(run.stages) and not run.stop.requested:
       state, cursor = _run_stage(run, state, cursor)
     _save(run, state, cursor, {})
     run.store.wait()
+    if run.stop.requested:
+      run.progress.say(
+        f'Stopped by {run.stop.reason} after step {int(state.step)}, which is '
+        'saved; the same command goes on from there.'
+      )
   return state
 
 
@@ -243,7 +253,7 @@ def _observe(run: Run, done: int, metrics: Mapping[str, float]) -> None:
   """Shows what the failure detectors find, and stops if one says so."""
   for finding in run.monitor.observe(done, metrics):
     if finding.action == 'stop':
-      raise StoppedByDetector(finding.sentence)
+      raise StoppedByDetectorError(finding.sentence)
     run.progress.say(f'Warning: {finding.sentence}')
 
 

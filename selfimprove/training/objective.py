@@ -214,8 +214,10 @@ def _streams(
 
 
 def _sampler_gap(samples: Credited, scores: Scores) -> Estimate:
-  """Mean |trainer - sampler| log-probability: 0 but for rounding, unless
-  sampling was truncated or the tokens were not sampled."""
+  """Mean |trainer - sampler| log-probability: rounding, if tokens were sampled.
+
+  More than that where sampling was truncated or the tokens are demonstrations.
+  """
   rollout = samples.rollout
   gap = jnp.abs(
     jax.lax.stop_gradient(scores.logprobs) - rollout.sampler_logprobs

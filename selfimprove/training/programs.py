@@ -132,6 +132,8 @@ def _on_host(
       rewards = jax.device_put(verdicts, partitioning.rows(mesh))
       out = jax.block_until_ready(learn(algorithm, state, rollout, rewards))
     state, metrics, codes = out
-    return state, {**metrics, **reward.metrics()}, codes
+    # How many calls failed or timed out, from rewards that count them.
+    counts = getattr(reward, 'metrics', dict)()
+    return state, {**metrics, **counts}, codes
 
   return run

@@ -27,8 +27,9 @@ def score(
   """Log-probabilities of a rollout's tokens, and what else is needed.
 
   They are those of softmax(logits / temperature of the row): the distribution
-  that was sampled, before truncation. A prompt is read once for its whole group. Logits exist for `chunk_size`
-  tokens at a time and are recomputed in the backward pass.
+  that was sampled, before truncation. A prompt is read once for its whole
+  group. Logits exist for `chunk_size` tokens at a time and are recomputed in
+  the backward pass.
 
   Args:
     policy: the model.

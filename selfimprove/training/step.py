@@ -79,7 +79,7 @@ def learn(
     **losses,
     **measures.of_rollout(rollout),
     **measures.of_rewards(rollout, rewards, shaped, samples.weight),
-    'grad/norm': optax.global_norm(grads),
+    'grad/norm': optax.tree.norm(grads),
   }
   prompts = rollout.tokens.shape[0] // rollout.group_size
   state = dataclasses.replace(

@@ -16,7 +16,7 @@ GOLDEN = '73c31a24b5dc6cff7971105c2da5246a54752a18cc6e658a3b211ad4cf5204ca'
 DIGEST = (
   'import hashlib\n'
   'from selfimprove.data import splits, sums\n'
-  'drawn = sums.draw(operands=6, problems=5000, seed=3)\n'
+  'drawn = sums.draw(operands=6, problems=5000, zeros=0.6, seed=3)\n'
   "text = ''.join(p + splits.split_of(p, held_out=0.1) for p in drawn)\n"
   'print(hashlib.sha256(text.encode()).hexdigest())\n'
 )
@@ -25,44 +25,48 @@ DIGEST = (
 @pytest.mark.parametrize(
   ('prompt', 'answer'),
   [
-    # u = 1+2+0 = 3, v = 3+4+0 = 7, s = 10 mod 10; without `mod`: '1037'.
-    ('120340=', '037'),
-    # u = v = 27 mod 10 = 7, s = 14 mod 10.
-    ('999999=', '477'),
-    # Halves, not alternating operands, which would give u = 1+3, v = 2+4.
-    ('1234=', '037'),
-    ('00=', '000'),
+    # Running sums 1 3 3 6 10 10; without `mod`: '103361010'.
+    ('120340=', '033600'),
+    # 9 18 27 36 45 54: every running sum is reduced, not the total alone.
+    ('999999=', '487654'),
+    # c1 is an operand and no working: '06136' would repeat it.
+    ('1234=', '0360'),
+    ('00=', '00'),
   ],
 )
-def test_the_answer_is_the_sum_then_its_two_halves(prompt, answer):
+def test_the_answer_is_the_sum_then_the_running_sums(prompt, answer):
   assert sums.answer_to(prompt) == answer
 
 
-def test_problems_are_unique_and_as_many_as_asked_for():
-  drawn = sums.draw(operands=4, problems=3000, seed=0)
-  assert len(drawn) == len(set(drawn)) == 3000
-  assert all(len(p) == 5 and p[:4].isdigit() and p[4] == '=' for p in drawn)
+def test_the_last_running_sum_is_the_answer():
+  for prompt in sums.draw(operands=5, problems=200, zeros=0.3, seed=0):
+    answer = sums.answer_to(prompt)
+    assert len(answer) == 5
+    assert answer[0] == answer[-1] == str(sum(map(int, prompt[:-1])) % 10)
 
 
-def test_half_of_the_operands_are_zero_and_the_others_are_uniform():
-  # Twelve operands, so that hardly a problem is drawn twice.
-  drawn = sums.draw(operands=12, problems=20000, seed=1)
+def test_operands_are_zero_as_often_as_asked_and_else_uniform():
+  drawn = sums.draw(operands=12, problems=20000, zeros=0.6, seed=1)
+  assert all(len(p) == 13 and p[:12].isdigit() and p[12] == '=' for p in drawn)
   digits = np.asarray([[int(c) for c in p[:-1]] for p in drawn])
   share = np.bincount(digits.ravel(), minlength=10) / digits.size
   # 240,000 digits: standard error .001. Uniform digits would give .1 each.
-  assert share[0] == pytest.approx(1 / 2, abs=0.006)
-  np.testing.assert_allclose(share[1:], 1 / 18, atol=0.004)
+  assert share[0] == pytest.approx(0.6, abs=0.006)
+  np.testing.assert_allclose(share[1:], 0.4 / 9, atol=0.004)
   # No operand differs from the others.
-  np.testing.assert_allclose((digits == 0).mean(axis=0), 1 / 2, atol=0.02)
+  np.testing.assert_allclose((digits == 0).mean(axis=0), 0.6, atol=0.02)
 
 
 def test_a_longer_draw_continues_a_shorter_one():
-  short = sums.draw(operands=6, problems=10, seed=0)
-  assert sums.draw(operands=6, problems=5000, seed=0)[:10] == short
+  short = sums.draw(operands=6, problems=10, zeros=0.6, seed=0)
+  assert sums.draw(operands=6, problems=5000, zeros=0.6, seed=0)[:10] == short
 
 
 def test_another_seed_draws_other_problems():
-  drawn = [set(sums.draw(operands=6, problems=2000, seed=s)) for s in (0, 1)]
+  drawn = [
+    set(sums.draw(operands=6, problems=2000, zeros=0.6, seed=s))
+    for s in (0, 1)
+  ]
   # Some small problems are in both, as draws are.
   assert len(drawn[0] & drawn[1]) < 1000
 
@@ -80,31 +84,27 @@ def test_the_draw_is_the_same_in_another_process_with_another_hash_seed():
     for seed in ('1', '2')
   }
   assert len(found) == 1
-  drawn = sums.draw(operands=6, problems=1000, seed=0)
+  drawn = sums.draw(operands=6, problems=1000, zeros=0.6, seed=0)
   # On every platform and in every NumPy.
   digest = hashlib.sha256(''.join(drawn).encode()).hexdigest()
   assert digest == GOLDEN
 
 
-@pytest.mark.parametrize('operands', [0, 1, 3, -2])
-def test_operands_without_two_halves_are_refused(operands):
-  with pytest.raises(ValueError, match='choose an even number'):
-    sums.draw(operands=operands, problems=1, seed=0)
-
-
-def test_more_problems_than_there_are_is_refused_and_does_not_hang():
-  with pytest.raises(
-    ValueError, match='gave 100 different ones; ask for fewer'
-  ):
-    sums.draw(operands=2, problems=101, seed=0)
-
-
-def test_no_problem_is_refused():
-  with pytest.raises(ValueError, match='choose at least 1'):
-    sums.draw(operands=2, problems=0, seed=0)
+@pytest.mark.parametrize(
+  ('setting', 'rule'),
+  [
+    ({'operands': 1}, 'choose at least 2'),
+    ({'problems': 0}, 'choose at least 1'),
+    ({'zeros': 1.5}, 'is no probability'),
+  ],
+)
+def test_a_number_out_of_range_is_refused(setting, rule):
+  usual = {'operands': 2, 'problems': 1, 'zeros': 0.5, 'seed': 0}
+  with pytest.raises(ValueError, match=rule):
+    sums.draw(**{**usual, **setting})
 
 
 @pytest.mark.parametrize('seed', [-1, 2**64])
 def test_a_seed_that_is_no_64_bit_word_is_refused(seed):
   with pytest.raises(ValueError, match='is outside'):
-    sums.draw(operands=2, problems=1, seed=seed)
+    sums.draw(operands=2, problems=1, zeros=0.5, seed=seed)

@@ -1,0 +1,68 @@
+"""What the commands share: quiet libraries, and errors in one sentence."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from selfimprove.configuration import ConfigError
+from selfimprove.rewards.verifiers import VerifierError
+from selfimprove.training.finite import NonFiniteError
+from selfimprove.training.loop import StoppedByDetectorError
+
+USER_ERRORS = (
+  ConfigError,
+  ValueError,
+  OSError,
+  NonFiniteError,
+  StoppedByDetectorError,
+  VerifierError,
+)
+"""What a person can do something about: shown without a traceback."""
+
+Define = Callable[[flags.FlagValues], None]
+"""Defines the flags of a command."""
+
+Main = Callable[[flags.FlagValues], None]
+"""Does what parsed flags say."""
+
+
+def start(define_flags: Define, main: Main) -> None:
+  """Runs a command with the arguments of the process, and exits.
+
+  Libraries say only what is at least a warning; `--verbosity=0` shows all, and
+  `--verbosity=1` the traceback of an error as well.
+
+  Args:
+    define_flags: of the command.
+    main: what it does.
+  """
+  define_flags(flags.FLAGS)
+
+  def run(argv: list[str]) -> None:
+    if not flags.FLAGS['verbosity'].present:
+      logging.set_verbosity(logging.WARNING)
+    if argv[1:]:
+      sys.exit(f'Error: {argv[1]!r} is no flag; write --name=value.')
+    finish(main, flags.FLAGS)
+
+  app.run(run)
+
+
+def finish(main: Main, options: flags.FlagValues) -> None:
+  """Runs `main`; an error of the user ends the process with one sentence.
+
+  Args:
+    main: what the command does.
+    options: its parsed flags.
+
+  Raises:
+    SystemExit: with the sentence, which Python prints, and status 1.
+  """
+  try:
+    main(options)
+  except USER_ERRORS as error:
+    logging.debug('Where it happened:', exc_info=True)
+    sys.exit(f'Error: {error}')
