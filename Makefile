@@ -29,8 +29,8 @@ DEV := $(VENV)/.installed-dev
 .PHONY: demo test test-slow test-all check lint types layers format clean
 
 demo: $(BASE)
-	$(BIN)/python -m experiments.score_self_correction.demo \
-	  --workdir=$(WORKDIR)
+	$(BIN)/python -m experiments.score_self_correction.run \
+	  --workdir=$(WORKDIR) --seeds=0 --baselines= --noplot
 
 test: $(TEST)
 	$(PYTEST) -n $(WORKERS) $(TESTS)

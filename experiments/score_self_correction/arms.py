@@ -20,7 +20,9 @@ HERE = 'experiments/score_self_correction'
 Row = Mapping[str, Any]
 
 
-def score(workdir: str, *, seed: int, bindings: Sequence[str] = ()) -> list[Row]:
+def score(
+  workdir: str, *, seed: int, bindings: Sequence[str] = ()
+) -> list[Row]:
   """The arms that `run.gin` yields: base model, stage I and stage II.
 
   Args:

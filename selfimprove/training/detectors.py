@@ -191,18 +191,30 @@ def default_detectors() -> tuple[Detector, ...]:
       ),
     ),
     *(_truncated(turn) for turn in (1, 2)),
-    *(_diverging(metric) for metric in ('policy/kl', 'loss/kl')),
     Detector(
-      name='ratio_blow_up',
-      metric='policy/ratio_max',
+      name='kl_blow_up',
+      metric='loss/kl',
       comparison='at_least',
       threshold=100.0,
+      patience=5,
+      action='stop',
+      advice=(
+        'the policy has left the reference for good; go back to an earlier '
+        'checkpoint with a lower learning rate, clipped gradients or a larger '
+        'KL weight'
+      ),
+    ),
+    Detector(
+      name='sampler_mismatch',
+      metric='policy/sampler_gap',
+      comparison='at_least',
+      threshold=0.5,
       patience=3,
       action='warn',
       advice=(
-        'some token is far more likely now than when it was sampled; make '
-        'fewer updates per batch, lower the learning rate, or check that '
-        'sampler and trainer agree (`policy/sampler_gap`)'
+        'trainer and sampler give the same tokens very different '
+        'probabilities, so ratios blow up; check truncation (top-k, top-p), '
+        'precision, and how many updates a batch is used for'
       ),
     ),
     Detector(
@@ -245,21 +257,5 @@ def _truncated(turn: int) -> Detector:
     advice=(
       f'half of attempts {turn} are cut off before they end and are judged '
       'unfinished; raise `max_new_tokens` or penalise length'
-    ),
-  )
-
-
-def _diverging(metric: str) -> Detector:
-  return Detector(
-    name=f'{metric.replace("/", "_")}_blow_up',
-    metric=metric,
-    comparison='at_least',
-    threshold=100.0,
-    patience=5,
-    action='stop',
-    advice=(
-      'the policy has left the reference for good; go back to an earlier '
-      'checkpoint with a lower learning rate, clipped gradients or a larger '
-      'KL weight'
     ),
   )

@@ -9,7 +9,7 @@ from selfimprove.types import Metrics, Rollout
 
 
 def of_rollout(rollout: Rollout) -> Metrics:
-  """Length, truncation, entropy and copying of the attempts.
+  """Length, truncation and copying of the attempts.
 
   Args:
     rollout: the samples.
@@ -17,7 +17,6 @@ def of_rollout(rollout: Rollout) -> Metrics:
   Returns:
     `rollout/length_t<n>` mean tokens of attempt n, EOS included;
     `rollout/truncated_t<n>` and `rollout/truncated` fraction without EOS;
-    `policy/entropy` mean of -sampler_logprobs, nats per token;
     `rollout/copied` fraction of last attempts equal to the one before;
     `rollout/tokens` tokens written.
   """
@@ -31,9 +30,6 @@ def of_rollout(rollout: Rollout) -> Metrics:
     metrics[f'rollout/truncated_t{turn + 1}'] = jnp.mean(cut, dtype=jnp.float32)
   metrics['rollout/truncated'] = jnp.mean(~rollout.finished, dtype=jnp.float32)
   metrics['rollout/tokens'] = written
-  metrics['policy/entropy'] = -jnp.sum(rollout.sampler_logprobs) / jnp.maximum(
-    written, 1.0
-  )
   if len(rollout.spans) > 1:
     metrics['rollout/copied'] = jnp.mean(copied(rollout), dtype=jnp.float32)
   return metrics
@@ -77,16 +73,17 @@ def of_rewards(
 
   Returns:
     `reward/verifier_t<n>`, `reward/shaped_t<n>`; `rollout/tied_groups`
-    fraction of groups whose credited rewards are all equal;
+    fraction of groups of two and more whose credited rewards are all equal;
     `rollout/kept` fraction of samples with a positive weight.
   """
   metrics: Metrics = {}
   for turn in range(rewards.shape[1]):
     metrics[f'reward/verifier_t{turn + 1}'] = jnp.mean(rewards[:, turn])
     metrics[f'reward/shaped_t{turn + 1}'] = jnp.mean(shaped[:, turn])
-  groups = shaped.reshape(-1, rollout.group_size, shaped.shape[1])
-  spread = jnp.max(groups, axis=1) - jnp.min(groups, axis=1)
-  tied = jnp.all(spread == 0, axis=-1)
-  metrics['rollout/tied_groups'] = jnp.mean(tied, dtype=jnp.float32)
+  if rollout.group_size > 1:
+    groups = shaped.reshape(-1, rollout.group_size, shaped.shape[1])
+    spread = jnp.max(groups, axis=1) - jnp.min(groups, axis=1)
+    tied = jnp.all(spread == 0, axis=-1)
+    metrics['rollout/tied_groups'] = jnp.mean(tied, dtype=jnp.float32)
   metrics['rollout/kept'] = jnp.mean(weight > 0, dtype=jnp.float32)
   return metrics

@@ -165,7 +165,7 @@ def _loss(
     for turn, estimate in enumerate(by_turn):
       metrics[f'loss/{name}_t{turn + 1}'] = estimate
   metrics['loss/total'] = total
-  metrics['policy/sampler_gap'] = _sampler_gap(samples, scores)
+  metrics |= _of_policy(samples.rollout, scores)
   return total, metrics
 
 
@@ -213,17 +213,21 @@ def _streams(
   return streams
 
 
-def _sampler_gap(samples: Credited, scores: Scores) -> Estimate:
-  """Mean |trainer - sampler| log-probability: rounding, if tokens were sampled.
-
-  More than that where sampling was truncated or the tokens are demonstrations.
-  """
-  rollout = samples.rollout
-  gap = jnp.abs(
-    jax.lax.stop_gradient(scores.logprobs) - rollout.sampler_logprobs
-  )
+def _of_policy(rollout: Rollout, scores: Scores) -> Metrics:
+  """How sure the policy is of its tokens, and how the sampler saw them."""
+  logprobs = jax.lax.stop_gradient(scores.logprobs)
   mask = rollout.loss_mask
+  # Of tokens that were certain, or demonstrated, the sampler says nothing.
+  sampled = mask & (rollout.sampler_logprobs != 0)
+  gap = jnp.abs(logprobs - rollout.sampler_logprobs)
+  return {
+    'policy/entropy': _mean(-logprobs, mask),
+    'policy/sampler_gap': _mean(gap, sampled),
+  }
+
+
+def _mean(values: Array, mask: Array) -> Estimate:
   return Estimate(
-    total=jnp.sum(jnp.where(mask, gap, 0.0)),
+    total=jnp.sum(jnp.where(mask, values, 0.0)),
     count=jnp.sum(mask, dtype=jnp.float32),
   )

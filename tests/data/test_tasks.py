@@ -11,7 +11,7 @@ from selfimprove.data.tensorflow_host import seqio
 
 SPLITS = splits.SPLITS
 # Of all prompts and answers, split by split.
-GOLDEN = 'e2fb42c6fa8f1dd38dbb1d9a0efbf01949fe022221ffdc288d6184fe7ab19d10'
+GOLDEN = '177779cec70ccef2cd048b4222edcb1decb41243cdcb4595cf907ca1e30ecf6b'
 
 
 def tables(**kwargs):

@@ -1,0 +1,52 @@
+"""Experiments made from the gin files that come with the project, but tiny."""
+
+from __future__ import annotations
+
+import pathlib
+
+from selfimprove import configuration
+from selfimprove.experiment import Experiment
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+BASE = (
+  'gin_configs/base.gin',
+  'gin_configs/models/tiny.gin',
+  'gin_configs/tasks/answer_first.gin',
+)
+
+TINY = (
+  'tasks.answer_first.problems = 512',
+  'tasks.answer_first.operands = 2',
+  'config.TransformerConfig.embed_dim = 8',
+  'config.TransformerConfig.num_heads = 2',
+  'config.TransformerConfig.num_kv_heads = 2',
+  'config.TransformerConfig.head_dim = 4',
+  'config.TransformerConfig.mlp_dim = 16',
+  'PROMPTS_PER_STEP = 16',
+)
+
+# What an algorithm may ask for besides model and task; given if it does.
+ASKED = {'STEPS': 'STEPS = 2', 'INSTRUCTION': "INSTRUCTION = '?'"}
+
+
+def algorithm_files() -> list[str]:
+  """The algorithms that come with the project, by their paths from the root."""
+  found = sorted((ROOT / 'gin_configs' / 'algorithms').glob('*.gin'))
+  return [str(path.relative_to(ROOT)) for path in found]
+
+
+def build(file: str, *bindings: str, asked: bool = True) -> Experiment:
+  """The experiment of an algorithm file, with the macros that it asks for."""
+  given = [*TINY, *bindings]
+  missing = dict(ASKED) if asked else {}
+  while True:
+    try:
+      return configuration.build(
+        Experiment, files=[*BASE, file], bindings=given
+      )
+    except configuration.ConfigError as error:
+      name = next((n for n in missing if n in str(error)), None)
+      if name is None:
+        raise
+      given.append(missing.pop(name))

@@ -1,0 +1,224 @@
+"""What every `gin_configs/algorithms/*.gin` must do, found by glob."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from selfimprove import configuration
+from selfimprove.algorithms.base import HostReward
+from selfimprove.data import pipeline
+from selfimprove.models.transformer import make_policy
+from selfimprove.training import programs
+from selfimprove.training import step as steps
+from selfimprove.training.state import abstract_state, init_state
+from selfimprove.training.timing import PhaseTimers
+from tests.conformance import built
+from tests.training import tiny
+
+FILES = built.algorithm_files()
+each_file = pytest.mark.parametrize('file', FILES)
+
+# The whole gradient is the update, so that rounding is not blown up to a
+# learning rate by Adam's division.
+OPTIMIZER = optax.sgd(1.0)
+
+
+@functools.cache
+def _experiment(file):
+  experiment = built.build(file)
+  return experiment, configuration.operative_config()
+
+
+@functools.cache
+def _policy(config):
+  return make_policy(config)
+
+
+def _stages(file):
+  return [
+    dataclasses.replace(stage, optimizer=OPTIMIZER)
+    for stage in _experiment(file)[0].unrolled()
+  ]
+
+
+@functools.cache
+def _batch():
+  task = _experiment(FILES[0])[0].task
+  table = pipeline.load(task, 'train')
+  return pipeline.PromptStream(table, prompts_per_step=16).batch(0)
+
+
+@functools.cache
+def _state(config):
+  policy = _policy(config)
+  state = init_state(policy, OPTIMIZER, seed=0, with_reference=True)
+  # As after some training: policy and reference differ.
+  other = policy.init(jax.random.key(1))
+  return dataclasses.replace(state, ref_params=other)
+
+
+# Algorithms that differ in numbers only share these programs.
+@functools.cache
+def _programs(config):
+  policy = _policy(config)
+  return (
+    jax.jit(functools.partial(steps.sample, policy)),
+    jax.jit(functools.partial(steps.learn, policy, OPTIMIZER, microbatches=1)),
+  )
+
+
+@functools.cache
+def _first_step(file, index):
+  """Rollout, rewards, and what one update on one device makes of them."""
+  stage, config = _stages(file)[index], _experiment(file)[0].model
+  sample, learn = _programs(config)
+  state, prompts = _state(config), jax.tree.map(jnp.asarray, _batch())
+  assert not isinstance(stage.algorithm.reward, HostReward)
+  rollout = sample(stage.algorithm, state, prompts)
+  # Rewards that differ, whatever an untrained model has written.
+  rows, turns = rollout.finished.shape
+  rewards = (rollout.tokens[:, [s for s, _ in rollout.spans]] % 2 == 0).astype(
+    jnp.float32
+  )
+  assert rewards.shape == (rows, turns)
+  return rollout, rewards, learn(stage.algorithm, state, rollout, rewards)
+
+
+def _moved(state, config):
+  return jax.tree.map(jnp.subtract, state.params, _state(config).params)
+
+
+def _largest(tree):
+  return max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+def test_the_algorithms_of_the_first_release_are_there():
+  names = {re.sub(r'.*/|\.gin', '', file) for file in FILES}
+  wanted = {'sft', 'reinforce', 'rloo', 'grpo', 'multi_turn', 'score'}
+  assert wanted <= names
+
+
+@each_file
+def test_it_is_short_and_names_its_source(file):
+  lines = (built.ROOT / file).read_text(encoding='utf-8').splitlines()
+  assert len(lines) <= 60
+  header = '\n'.join(line for line in lines if line.startswith('#'))
+  assert lines[0].startswith('# ')
+  for heading in ('Source:', 'Differs:', 'Must be set elsewhere:'):
+    assert heading in header
+
+
+@each_file
+def test_it_parses_and_every_binding_is_consumed(file):
+  # `build` raises on unknown names and on bindings that nothing reads.
+  experiment, _ = _experiment(file)
+  assert experiment.unrolled()
+
+
+@each_file
+def test_a_binding_that_nothing_reads_is_refused(file):
+  with pytest.raises(configuration.ConfigError, match='TYPO') as caught:
+    built.build(file, 'TYPO = 1')
+  assert '\n' not in str(caught.value)
+
+
+@each_file
+def test_its_operative_config_describes_itself(file, tmp_path):
+  experiment, config = _experiment(file)
+  path = tmp_path / 'config.gin'
+  path.write_text(config, encoding='utf-8')
+  again = configuration.build(type(experiment), files=[str(path)])
+  assert configuration.operative_config() == config
+  names = lambda e: [stage.name for stage in e.unrolled()]  # noqa: E731
+  assert names(again) == names(experiment)
+
+
+@each_file
+def test_one_step_is_finite_and_learns_something(file):
+  config = _experiment(file)[0].model
+  for index in range(len(_stages(file))):
+    _, _, (state, metrics, codes) = _first_step(file, index)
+    assert not np.any(codes)
+    for name, value in metrics.items():
+      assert np.isfinite(value), name
+    assert _largest(_moved(state, config)) > 0
+
+
+def metrics:
+  return {name: np.asarray(value) for name, value in metrics.items()}
+
+
+@each_file
+def test_tied_rewards_give_no_policy_gradient(file):
+  config = _experiment(file)[0].model
+  learn = _programs(config)[1]
+  for index, stage in enumerate(_stages(file)):
+    terms = stage.algorithm.terms
+    if 'policy' not in terms:
+      pytest.skip('has no policy term')
+    # The other terms are weighted with 0: the program is the same.
+    silent = {
+      name: term
+      if name == 'policy'
+      else dataclasses.replace(
+        term, weight=jax.tree.map(lambda w: 0.0 * w, term.weight)
+      )
+      for name, term in terms.items()
+    }
+    algorithm = dataclasses.replace(stage.algorithm, terms=silent)
+    rollout, rewards, _ = _first_step(file, index)
+    tied = jnp.ones_like(rewards)
+    state, _, _ = learn(algorithm, _state(config), rollout, tied)
+    assert _largest(_moved(state, config)) == 0
+    state, _, _ = learn(algorithm, _state(config), rollout, rewards)
+    assert _largest(_moved(state, config)) > 0
+
+
+@functools.cache
+def _on_devices(file, microbatches, data, model):
+  """The first stage's step, reward in graph, as the loop runs it."""
+  experiment = _experiment(file)[0]
+  stage = _stages(file)[0]
+  reward = tiny.Evenness()
+  stage = dataclasses.replace(
+    stage,
+    microbatches=microbatches,
+    algorithm=dataclasses.replace(stage.algorithm, reward=reward),
+  )
+  policy, mesh = _policy(experiment.model), tiny.mesh(data=data, model=model)
+  with jax.set_mesh(mesh):
+    like = abstract_state(policy, OPTIMIZER, mesh, with_reference=True)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    step = programs.build(
+      policy,
+      stage,
+      mesh=mesh,
+      state_shardings=shardings,
+      judge=lambda *_: None,
+    )
+    state = jax.device_put(jax.device_get(_state(experiment.model)), shardings)
+    state, _, _ = step(state, _batch(), PhaseTimers())
+  return jax.device_get(state.params)
+
+
+@each_file
+def test_micro_batches_on_a_mesh_give_the_update_of_one_device(file):
+  # Eight devices in 4 x 2 and four micro-batches at once: the tests of the
+  # step take them apart.
+  config = _experiment(file)[0].model
+  _, _, (state, _, _) = _first_step(file, 0)
+  wanted, params = state.params, _on_devices(file, 4, 4, 2)
+  size = _largest(_moved(state, config))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * size),
+    params,
+    jax.device_get(wanted),
+  )

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from selfimprove.training import programs
+from selfimprove.training.stages import Stage
+from selfimprove.training.state import abstract_state, init_state, stream_key
+from selfimprove.training.timing import PhaseTimers
+from tests.training import tiny
+
+PROMPTS = 16
+
+
+def _stage(**changes):
+  made = Stage(
+    name='two',
+    # Both terms count: the reference is another policy than the trained one.
+    algorithm=tiny.stage_two(kl=(1.0, 0.5)),
+    optimizer=optax.sgd(1.0),
+    steps=1,
+    prompts_per_step=PROMPTS,
+  )
+  return dataclasses.replace(made, **changes)
+
+
+def _state(stage, mesh):
+  like = abstract_state(
+    tiny.POLICY, stage.optimizer, mesh, with_reference=True
+  )
+  state = init_state(
+    tiny.POLICY, stage.optimizer, seed=3, with_reference=True
+  )
+  state = dataclasses.replace(
+    state, ref_params=tiny.POLICY.init(jax.random.key(1))
+  )
+  return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, like))
+
+
+def _update(stage, **axes):
+  """Parameters and metrics after one step on a mesh of these axes."""
+  mesh = tiny.mesh(**axes)
+  with jax.set_mesh(mesh):
+    state = _state(stage, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = programs.build(
+      tiny.POLICY,
+      stage,
+      mesh=mesh,
+      state_shardings=shardings,
+      judge=lambda reward, rollout: reward.judge(rollout, None),
+    )
+    prompts = jax.device_get(tiny.prompts(PROMPTS))
+    state, metrics, codes = step(state, prompts, PhaseTimers())
+  kept = jax.tree.map(lambda leaf: leaf.sharding, state)
+  assert kept == shardings
+  assert not np.any(codes)
+  return jax.device_get(state.params), jax.device_get(metrics)
+
+
+@functools.cache
+def _whole():
+  return _update(_stage())
+
+
+def _assert_close(params, wanted):
+  before = jax.device_get(_state(_stage(), tiny.mesh()).params)
+  moved = jax.tree.map(np.subtract, wanted, before)
+  size = max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(moved))
+  assert size > 1e-2
+  # 1e-5 of the largest entry of the update, which is a plain gradient here.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * size),
+    params,
+    wanted,
+  )
+
+
+@pytest.mark.parametrize(
+  ('microbatches', 'axes'),
+  [
+    (2, {}),
+    (4, {}),
+    (1, {'data': 4, 'model': 2}),
+    (4, {'data': 4, 'model': 2}),
+    (2, {'data': 4, 'fsdp': 2}),
+  ],
+)
+def test_the_update_depends_on_no_micro_batch_and_no_mesh(microbatches, axes):
+  params, metrics = _update(_stage(microbatches=microbatches), **axes)
+  wanted, wanted_metrics = _whole()
+  _assert_close(params, wanted)
+  assert metrics.keys() == wanted_metrics.keys()
+  for name in ('loss/total', 'loss/kl', 'reward/verifier_t2', 'grad/norm'):
+    np.testing.assert_allclose(metrics[name], wanted_metrics[name], rtol=1e-4)
+  # The same tokens were sampled: lengths are whole numbers of them.
+  for name in ('rollout/tokens', 'rollout/copied'):
+    assert metrics[name] == wanted_metrics[name]
+
+
+@dataclasses.dataclass
+class _HostEvenness:
+  """`tiny.Evenness` on the host, where the texts are not needed."""
+
+  calls: int = 0
+
+  def judge(self, attempts, references):
+    self.calls += 1
+    firsts = [attempts.tokens[:, first] for first, _ in attempts.spans]
+    return (np.stack(firsts, axis=1) % 2 == 0).astype(np.float32)
+
+
+def test_a_reward_on_the_host_gives_the_update_of_one_in_graph():
+  reward = _HostEvenness()
+  algorithm = dataclasses.replace(_stage().algorithm, reward=reward)
+  params, metrics = _update(_stage(algorithm=algorithm))
+  wanted, wanted_metrics = _whole()
+  assert reward.calls == 1
+  _assert_close(params, wanted)
+  assert metrics.keys() == wanted_metrics.keys()
+
+
+def test_prompts_that_do_not_divide_over_the_devices_are_refused():
+  stage = _stage(prompts_per_step=8, microbatches=4)
+  with pytest.raises(ValueError, match="Stage 'two': 2 prompts of a micro"):
+    _update(stage, data=4, model=2)
+
+
+def test_keys_of_different_uses_do_not_meet():
+  seed = jax.random.key_data(jax.random.key(0))
+  names = ['rollout', 'params', 'evaluate']
+  data = [np.asarray(jax.random.key_data(stream_key(seed, n))) for n in names]
+  assert len({tuple(key) for key in data}) == 3
+
+
+def test_optimizer_state_is_laid_out_like_its_parameters():
+  mesh = tiny.mesh(data=2, fsdp=2, model=2)
+  state = abstract_state(
+    tiny.POLICY, optax.adam(1e-3), mesh, with_reference=True
+  )
+  spec = lambda tree: [leaf.sharding.spec for leaf in jax.tree.leaves(tree)]  # noqa: E731
+  adam = state.opt_state[0]
+  assert spec(adam.mu) == spec(adam.nu) == spec(state.params)
+  assert spec(state.ref_params) == spec(state.params)
+  assert any(axes != jax.P() for axes in spec(state.params))
+
+
+def test_a_state_without_comparisons_holds_no_reference():
+  state = init_state(
+    tiny.POLICY, optax.sgd(1.0), seed=0, with_reference=False
+  )
+  assert state.ref_params == {}
+  assert int(state.step) == 0
+  assert jnp.issubdtype(state.seed.dtype, jnp.uint32)
