@@ -67,7 +67,7 @@ class EvenShare:
 
 
 def model() -> TransformerConfig:
-  """Returns Qwen2 in the shape under test, f32, no remat."""
+  """Returns Qwen2 in the shape under test, f32, no remat, layers unrolled."""
   return TransformerConfig(
     vocab_size=WORKLOAD.vocab,
     num_layers=WORKLOAD.layers,
@@ -80,6 +80,7 @@ def model() -> TransformerConfig:
     norm_eps=WORKLOAD.norm_eps,
     qkv_bias=True,
     tied_embeddings=True,
+    scan_layers=False,
   )
 
 

@@ -86,6 +86,8 @@ class TransformerConfig:
     dtype: of activations and the cache, `float32` or `bfloat16`.
     param_dtype: of stored parameters.
     remat: recompute each block in the backward pass.
+    scan_layers: one compiled block for all layers in training; False unrolls
+      them, which is a little faster and takes longer to compile with depth.
   """
 
   vocab_size: int
@@ -114,6 +116,7 @@ class TransformerConfig:
   dtype: str = 'float32'
   param_dtype: str = 'float32'
   remat: bool = False
+  scan_layers: bool = True
 
   def __post_init__(self) -> None:
     self._check_numbers()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -114,6 +115,8 @@ def _apply(
 ) -> tuple[Float[Array, 'b n d'], Cache]:
   if cache is None:
     cache = Cache(shared=(), own=None, index=0)
+  if not config.scan_layers:
+    params = _unstack_params(config, params)
   table = params['embedder']['table']
   x = jnp.take(table, tokens, axis=0).astype(jnp.dtype(config.dtype))
   x = x * jnp.asarray(config.embed_scale, x.dtype)
@@ -125,6 +128,17 @@ def _apply(
   return x, Cache(shared=cache.shared, own=own, index=index)
 
 
+def _run_block(
+  config: TransformerConfig,
+) -> Callable[..., tuple[Array, KeyValue]]:
+  """The function of one layer: (params, x, positions, ...) -> x, cache."""
+
+  def run(params: Params, *inputs: Any) -> tuple[Array, KeyValue]:
+    return Block(config).apply({'params': params}, *inputs)
+
+  return jax.checkpoint(run) if config.remat else run
+
+
 def _run_scan(
   config: TransformerConfig,
   layers: Any,
@@ -133,22 +147,14 @@ def _run_scan(
   cache: Cache,
 ) -> tuple[Array, Any]:
   """All layers as one scan over the stacked parameters."""
+  run = _run_block(config)
 
   def step(x: Array, layer: Any) -> tuple[Array, KeyValue]:
     params, frequencies, window, shared, own = layer
-    return Block(config).apply(
-      {'params': params},
-      x,
-      positions,
-      frequencies,
-      window,
-      shared,
-      own,
-      cache.index,
+    return run(
+      params, x, positions, frequencies, window, shared, own, cache.index
     )
 
-  if config.remat:
-    step = jax.checkpoint(step)
   windows = _windows(config)
   stacked = (layers, _frequencies(config), windows, cache.shared, cache.own)
   return jax.lax.scan(step, x, stacked)
@@ -162,16 +168,17 @@ def _run_loop(
   cache: Cache,
 ) -> tuple[Array, Any]:
   """All layers one after the other: no slicing of stacked arrays per call."""
-  frequencies, windows = _frequencies(config), config.windows()
-  own = []
+  run, frequencies = _run_block(config), _frequencies(config)
+  windows, own = _windows(config), []
   for i in range(config.num_layers):
-    x, own_i = Block(config).apply(
-      {'params': _layer(layers, i)},
+    shared = tuple(_layer(part, i) for part in cache.shared)
+    x, own_i = run(
+      _layer(layers, i),
       x,
       positions,
       frequencies[i],
-      windows[i],
-      tuple(_layer(part, i) for part in cache.shared),
+      None if windows is None else windows[i],
+      shared,
       _layer(cache.own, i),
       cache.index,
     )

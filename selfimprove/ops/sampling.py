@@ -27,7 +27,8 @@ def keyed_uniforms(
   Returns:
     Uniform numbers in [0, 1), f32.
 
-  Differs: no paper; keys follow decision 5 of the design.
+  >>> keyed_uniforms(jax.random.split(jax.random.key(0), 2), jnp.arange(3)).shape
+  (2, 3, 2)
   """
 
   def of_token(key: jax.Array, position: jax.Array) -> jax.Array:

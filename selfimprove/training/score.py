@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from selfimprove.ops import divergences, logprobs
 from selfimprove.types import Params, Policy, Rollout, Scores
 
-CHUNK_SIZE = 2048
+CHUNK_SIZE = 1024
 """Rows whose logits exist at one time; bounds memory, changes no result."""
 
 

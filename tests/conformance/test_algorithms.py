@@ -152,10 +152,6 @@ def test_one_step_is_finite_and_learns_something(file):
     assert _largest(_moved(state, config)) > 0
 
 
-def metrics:
-  return {name: np.asarray(value) for name, value in metrics.items()}
-
-
 @each_file
 def test_tied_rewards_give_no_policy_gradient(file):
   config = _experiment(file)[0].model

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 
 from packaging.requirements import Requirement
 
@@ -70,8 +72,13 @@ def _imports(path) -> set[str]:
 
 
 def _distributions(module: str) -> set[str]:
-  known = importlib.metadata.packages_distributions()
-  return {_name(name) for name in known.get(module.split('.')[0], [module])}
+  known = _installed().get(module.split('.')[0], [module])
+  return {_name(name) for name in known}
+
+
+@functools.cache
+def _installed() -> Mapping[str, list[str]]:
+  return importlib.metadata.packages_distributions()
 
 
 def test_a_plain_install_brings_no_accelerator():

@@ -34,20 +34,22 @@ def test_no_two_samples_share_a_key():
   assert len(set(map(tuple, keys + other))) == 2 * 8 * 5
 
 
-def attempt(lengths, limit, *, eos=(scripted.EOS,)):
-  lengths = jnp.array(lengths)
-  run = jax.jit(
-    functools.partial(
-      decode.decode, scripted.POLICY, first_slot=0, max_new_tokens=limit
-    )
-  )
-  return run(
+@functools.partial(jax.jit, static_argnames='limit')
+def compiled(lengths, eos, limit):
+  return decode.decode(
+    scripted.POLICY,
     lengths,
     scripted.context(lengths),
     jax.random.split(KEY, lengths.shape[0]),
-    eos_ids=jnp.array(eos),
+    first_slot=0,
+    max_new_tokens=limit,
+    eos_ids=eos,
     how=decode.Sampling(),
   )
+
+
+def attempt(lengths, limit, *, eos=(scripted.EOS,)):
+  return compiled(jnp.array(lengths), jnp.array(eos), limit)
 
 
 @pytest.mark.parametrize(
@@ -133,9 +135,8 @@ def test_a_prompt_is_read_once_for_all_samples_of_its_group():
 
 def test_prefill_gives_the_logits_of_each_prompt_read_alone():
   prompts = tiny.prompts()
-  got = decode.prefill(
-    tiny.POLICY, tiny.params(), prompts, group_size=2, slots=1
-  )
+  read = functools.partial(decode.prefill, tiny.POLICY, group_size=2, slots=1)
+  got = jax.jit(read)(tiny.params(), prompts)
   for row, length in enumerate(tiny.PROMPT_LENGTHS):
     alone = tiny.uncached_logits(np.asarray(prompts.tokens)[row, -length:])
     for copy in (2 * row, 2 * row + 1):

@@ -144,9 +144,7 @@ def test_the_reference_is_the_base_model_through_both_stages(tmp_path):
 def test_a_stage_may_measure_against_what_the_last_one_made(straight, tmp_path):
   _, wanted, _ = straight
   at_two = tiny.train(tmp_path, tiny.stages(), stop_after=5)[0]
-  jax.tree.map(
-    np.testing.assert_array_equal, at_two.params, wanted.ref_params
-  )
+  jax.tree.map(np.testing.assert_array_equal, at_two.params, wanted.ref_params)
 
 
 def test_a_number_that_is_none_stops_and_leaves_the_last_checkpoint(tmp_path):

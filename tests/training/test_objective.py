@@ -25,9 +25,7 @@ _sample = jax.jit(
 def _setup():
   """Parameters, others, and eight conversations with ragged attempts."""
   params, other = (tiny.POLICY.init(jax.random.key(i)) for i in (0, 1))
-  rollout = _sample(
-    tiny.revise(), params, tiny.prompts(2), jax.random.key(2)
-  )
+  rollout = _sample(tiny.revise(), params, tiny.prompts(2), jax.random.key(2))
   assert len(set(np.asarray(rollout.loss_mask.sum(axis=1)))) > 1
   return params, other, rollout
 
@@ -251,9 +249,7 @@ def _logprobs_by_turn(rollout, params):
 def test_the_instruction_is_read_by_the_second_attempt_alone():
   params, _, rollout = _setup()
   slot = rollout.spans[0][1]
-  other = dataclasses.replace(
-    rollout, tokens=rollout.tokens.at[:, slot].set(5)
-  )
+  other = dataclasses.replace(rollout, tokens=rollout.tokens.at[:, slot].set(5))
   before, after = (_logprobs_by_turn(r, params) for r in (rollout, other))
   np.testing.assert_array_equal(before[0], after[0])
   assert np.all(before[1] != after[1])
@@ -274,9 +270,7 @@ def test_dropped_rows_do_not_count():
   params, other, rollout = _setup()
   algorithm = tiny.stage_two()
   samples = _credited(algorithm, rollout, _rewards(rollout))
-  half = dataclasses.replace(
-    samples, weight=jnp.asarray([1.0] * 4 + [0.0] * 4)
-  )
+  half = dataclasses.replace(samples, weight=jnp.asarray([1.0] * 4 + [0.0] * 4))
   first = jax.tree.map(lambda leaf: leaf[:4], samples)
   _, masked = _differentiate(algorithm, params, other, half)
   _, alone = _differentiate(algorithm, params, other, first)

@@ -81,5 +81,3 @@ def test_the_current_policy_is_a_copy_in_its_own_memory():
     for tree in (params, copy)
   ]
   assert not pointers[0] & pointers[1]
-
-

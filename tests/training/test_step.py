@@ -31,12 +31,8 @@ def _stage(**changes):
 
 
 def _state(stage, mesh):
-  like = abstract_state(
-    tiny.POLICY, stage.optimizer, mesh, with_reference=True
-  )
-  state = init_state(
-    tiny.POLICY, stage.optimizer, seed=3, with_reference=True
-  )
+  like = abstract_state(tiny.POLICY, stage.optimizer, mesh, with_reference=True)
+  state = init_state(tiny.POLICY, stage.optimizer, seed=3, with_reference=True)
   state = dataclasses.replace(
     state, ref_params=tiny.POLICY.init(jax.random.key(1))
   )
@@ -152,9 +148,7 @@ def test_optimizer_state_is_laid_out_like_its_parameters():
 
 
 def test_a_state_without_comparisons_holds_no_reference():
-  state = init_state(
-    tiny.POLICY, optax.sgd(1.0), seed=0, with_reference=False
-  )
+  state = init_state(tiny.POLICY, optax.sgd(1.0), seed=0, with_reference=False)
   assert state.ref_params == {}
   assert int(state.step) == 0
   assert jnp.issubdtype(state.seed.dtype, jnp.uint32)
