@@ -17,6 +17,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 directory."""
 
 
+_REQUIRED = re.compile(r'Required bindings for `(.*?)` not provided.*?: (.*)')
+
+
 class ConfigError(ValueError):
   """A gin file, a binding or a workdir cannot be used as it is."""
 
@@ -150,9 +153,7 @@ def _in_one_sentence(error: Exception) -> str:
   """The message of an exception on one line, without gin's stack of notes."""
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
   text = ' '.join(lines) or type(error).__name__
-  required = re.search(
-    r'Required bindings for `(.*?)` not provided.*?: (.*)', text
-  )
+  required = _REQUIRED.search(text)
   if required is None:
     return text
   return (

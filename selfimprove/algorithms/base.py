@@ -36,11 +36,11 @@ class RolloutFn(Protocol):
     """Rows of the rollout per prompt."""
 
   def __call__(
-      self,
-      policy: Any,
-      params: types.Params,
-      prompts: Prompts,
-      key: jax.Array,
+    self,
+    policy: Any,
+    params: types.Params,
+    prompts: Prompts,
+    key: jax.Array,
   ) -> Rollout:
     """Returns `p * group_size` rows; a pure function, called inside jit."""
 
@@ -49,7 +49,7 @@ class RewardFn(Protocol):
   """Judges attempts inside the graph."""
 
   def __call__(
-      self, rollout: Rollout, prompts: Prompts
+    self, rollout: Rollout, prompts: Prompts
   ) -> Float[Array, 'b turns']:
     """Returns one reward per attempt."""
 
@@ -62,9 +62,9 @@ class HostReward(Protocol):
   """
 
   def judge(
-      self,
-      attempts: Sequence[Sequence[str]],
-      references: Sequence[Mapping[str, Any]],
+    self,
+    attempts: Sequence[Sequence[str]],
+    references: Sequence[Mapping[str, Any]],
   ) -> np.ndarray:
     """Returns f32[b turns] for `b` rows of attempt texts and data rows."""
 
@@ -73,7 +73,7 @@ class CombineFn(Protocol):
   """Shapes the verifier's rewards into those that are credited."""
 
   def __call__(
-      self, rewards: Float[Array, 'b turns']
+    self, rewards: Float[Array, 'b turns']
   ) -> Float[Array, 'b turns']:
     """Returns shaped rewards, one per attempt."""
 
@@ -82,7 +82,7 @@ class LabelFn(Protocol):
   """Chooses samples."""
 
   def __call__(
-      self, rollout: Rollout, rewards: Float[Array, 'b turns']
+    self, rollout: Rollout, rewards: Float[Array, 'b turns']
   ) -> Float[Array, 'b']:
     """Returns the weight of each sample; 0 drops it."""
 
@@ -91,7 +91,7 @@ class CreditFn(Protocol):
   """Turns rewards into advantages of tokens."""
 
   def __call__(
-      self, rollout: Rollout, rewards: Float[Array, 'b turns']
+    self, rollout: Rollout, rewards: Float[Array, 'b turns']
   ) -> Float[Array, 'b t']:
     """Returns the advantage of each token, 0 outside `loss_mask`."""
 
@@ -100,7 +100,7 @@ class TermFn(Protocol):
   """One summand of the loss, per token."""
 
   def __call__(
-      self, experience: Experience, scores: Scores
+    self, experience: Experience, scores: Scores
   ) -> Float[Array, 'b t']:
     """Returns the loss of each token; slots outside `loss_mask` are ignored."""
 
@@ -109,10 +109,10 @@ class AggregateFn(Protocol):
   """Reduces per-token values to an undivided mean."""
 
   def __call__(
-      self,
-      values: Float[Array, 'b t'],
-      mask: Bool[Array, 'b t'],
-      weight: Float[Array, 'b'],
+    self,
+    values: Float[Array, 'b t'],
+    mask: Bool[Array, 'b t'],
+    weight: Float[Array, 'b'],
   ) -> Estimate:
     """Returns sum and count; the count must not depend on `values`."""
 

@@ -269,7 +269,6 @@ def _check_row(
 ) -> None:
   for field, limit in limits.items():
     text = rows.text_of(fields, field, where=where)
-    ids = rows.ids_of(text, field, where=where, encode=encode)
-    rows.check_length(
-      len(ids), field, where=where, limit=limit, setting=f'max_{field}_tokens'
-    )
+    size = len(rows.ids_of(text, field, where=where, encode=encode))
+    setting = f'max_{field}_tokens'
+    rows.check_length(size, field, where=where, limit=limit, setting=setting)

@@ -202,10 +202,8 @@ def _zeros_and_ones(
     raise ValueError('There are no verdicts; evaluate at least one problem.')
   odd = right[(right != 0) & (right != 1)]
   if odd.size:
-    raise ValueError(
-      f'A verdict is {odd.flat[0]}; give 1 (right) or 0 (wrong) for each '
-      'attempt.'
-    )
+    rule = 'give 1 (right) or 0 (wrong) for each attempt'
+    raise ValueError(f'A verdict is {odd.flat[0]}; {rule}.')
   return right
 
 

@@ -146,6 +146,5 @@ def _row_sums(
   kept = weight > 0
   # Selected, not multiplied: 0 · NaN is NaN, and so is its gradient.
   chosen = jnp.where(mask & kept[:, None], values.astype(dtype), 0)
-  factor = jnp.where(kept, weight, 0).astype(dtype)
-  sums = factor * jnp.sum(chosen, axis=1)
+  sums = jnp.where(kept, weight, 0).astype(dtype) * jnp.sum(chosen, axis=1)
   return sums, jnp.sum(mask, axis=1, dtype=dtype), kept.astype(dtype)

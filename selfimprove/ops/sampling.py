@@ -27,7 +27,9 @@ def keyed_uniforms(
   Returns:
     Uniform numbers in [0, 1), f32.
 
-  >>> keyed_uniforms(jax.random.split(jax.random.key(0), 2), jnp.arange(3)).shape
+  >>> keyed_uniforms(
+  ...   jax.random.split(jax.random.key(0), 2), jnp.arange(3)
+  ... ).shape
   (2, 3, 2)
   """
 

@@ -212,8 +212,7 @@ def _same_ids(
   answer_mask: Bool[Array, 'b a'],
 ) -> Bool[Array, 'b']:
   """True where the content tokens are the answer, and there is an answer."""
-  index = jnp.cumsum(content, axis=1) - 1
-  slot = jnp.clip(index, 0, answer.shape[1] - 1)
+  slot = jnp.clip(jnp.cumsum(content, axis=1) - 1, 0, answer.shape[1] - 1)
   agree = tokens == jnp.take_along_axis(answer, slot, axis=1)
   length = answer_mask.sum(axis=1)
   as_long = content.sum(axis=1) == length

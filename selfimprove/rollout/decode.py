@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -214,61 +216,92 @@ def decode(
   slots = first_slot + jnp.arange(max_new_tokens)
   uniforms = sampling.keyed_uniforms(keys, slots)
 
-  def draw(logits: Array, step: Array) -> tuple[Array, Array, Array]:
-    chosen, logprobs = sampling.sample_tokens(
-      logits,
-      jax.lax.dynamic_index_in_dim(uniforms, step, axis=1, keepdims=False),
-      temperature=how.temperature,
-      top_k=how.top_k,
-      top_p=how.top_p,
+  def write(attempt: Attempt, logits: Array, step: Array) -> Attempt:
+    drawn = _draw(logits, uniforms, step, how)
+    return _append(attempt, drawn, context.position + step, step, eos_ids)
+
+  def more(state: tuple[Array, Attempt]) -> Array:
+    step, attempt = state
+    return (step < max_new_tokens) & ~jnp.all(attempt.written.finished)
+
+  def body(state: tuple[Array, Attempt]) -> tuple[Array, Attempt]:
+    step, attempt = state
+    hidden, cache = policy.apply(
+      params,
+      attempt.pending[:, None],
+      attempt.pending_position[:, None],
+      attempt.cache,
     )
-    ended = jnp.any(chosen[:, None] == eos_ids[None, :], axis=-1)
-    return chosen, logprobs, ended
+    attempt = dataclasses.replace(attempt, cache=cache)
+    logits = policy.unembed(params, hidden[:, 0])
+    return step + 1, write(attempt, logits, step)
 
-  def more(state: tuple) -> Array:
-    step, done = state[0], state[1]
-    return (step < max_new_tokens) & ~jnp.all(done)
+  first = write(
+    _unwritten(context, max_new_tokens), context.logits, jnp.int32(0)
+  )
+  return jax.lax.while_loop(more, body, (jnp.int32(1), first))[1]
 
-  def write(buffer: Array, column: Array, step: Array) -> Array:
+
+def _unwritten(context: Context, slots: int) -> Attempt:
+  """An attempt without a token."""
+  rows = context.position.shape[0]
+  blank = jnp.zeros((rows, slots), jnp.int32)
+  return Attempt(
+    written=Written(
+      tokens=blank,
+      positions=blank - 1,
+      logprobs=blank.astype(jnp.float32),
+      finished=jnp.zeros((rows,), bool),
+    ),
+    pending=blank[:, 0],
+    pending_position=context.position,
+    cache=context.cache,
+  )
+
+
+def _draw(
+  logits: Float[Array, 'b v'],
+  uniforms: Float[Array, 'b n 2'],
+  step: Int[Array, ''],
+  how: Sampling,
+) -> tuple[Int[Array, 'b'], Float[Array, 'b']]:
+  """Tokens and their log-probabilities, by the numbers kept for the step."""
+  return sampling.sample_tokens(
+    logits,
+    jax.lax.dynamic_index_in_dim(uniforms, step, axis=1, keepdims=False),
+    temperature=how.temperature,
+    top_k=how.top_k,
+    top_p=how.top_p,
+  )
+
+
+def _append(
+  attempt: Attempt,
+  drawn: tuple[Int[Array, 'b'], Float[Array, 'b']],
+  position: Int[Array, 'b'],
+  step: Int[Array, ''],
+  eos_ids: Int[Array, 'e'],
+) -> Attempt:
+  """The attempt with one more token in the rows that have not ended."""
+  done, (chosen, logprob) = attempt.written.finished, drawn
+  token = jnp.where(done, 0, chosen)
+  position = jnp.where(done, -1, position)
+  ended = jnp.any(chosen[:, None] == eos_ids[None, :], axis=-1)
+
+  def put(buffer: Array, column: Array) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(
       buffer, column[:, None], step, axis=1
     )
 
-  def body(state: tuple) -> tuple:
-    step, done, token, position, cache, tokens, positions, logprobs = state
-    hidden, cache = policy.apply(
-      params, token[:, None], position[:, None], cache
-    )
-    logits = policy.unembed(params, hidden[:, 0])
-    chosen, logprob, ended = draw(logits, step)
-    token = jnp.where(done, 0, chosen)
-    position = jnp.where(done, -1, context.position + step)
-    tokens = write(tokens, token, step)
-    positions = write(positions, position, step)
-    logprobs = write(logprobs, jnp.where(done, 0.0, logprob), step)
-    done = done | ended
-    return step + 1, done, token, position, cache, tokens, positions, logprobs
-
-  rows = context.position.shape[0]
-  token, logprob, done = draw(context.logits, jnp.int32(0))
-  blank = jnp.zeros((rows, max_new_tokens), jnp.int32)
-  state = (
-    jnp.int32(1),
-    done,
-    token,
-    context.position,
-    context.cache,
-    blank.at[:, 0].set(token),
-    (blank - 1).at[:, 0].set(context.position),
-    blank.astype(jnp.float32).at[:, 0].set(logprob),
+  written = Written(
+    tokens=put(attempt.written.tokens, token),
+    positions=put(attempt.written.positions, position),
+    logprobs=put(attempt.written.logprobs, jnp.where(done, 0.0, logprob)),
+    finished=done | ended,
   )
-  state = jax.lax.while_loop(more, body, state)
-  _, done, token, position, cache, tokens, positions, logprobs = state
   return Attempt(
-    written=Written(
-      tokens=tokens, positions=positions, logprobs=logprobs, finished=done
-    ),
+    written=written,
     pending=token,
     pending_position=position,
-    cache=cache,
+    cache=attempt.cache,
   )

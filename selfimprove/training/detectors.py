@@ -163,6 +163,11 @@ def default_detectors() -> tuple[Detector, ...]:
   Returns:
     Detectors of tied groups, missing EOS, blow-up, collapse and copying.
   """
+  return (*_of_samples(), *_of_policy())
+
+
+def _of_samples() -> tuple[Detector, ...]:
+  """Symptoms in what was sampled and how it was judged."""
   return (
     Detector(
       name='tied_groups',
@@ -191,6 +196,25 @@ def default_detectors() -> tuple[Detector, ...]:
       ),
     ),
     *(_truncated(turn) for turn in (1, 2)),
+    Detector(
+      name='copied',
+      metric='rollout/copied',
+      comparison='at_least',
+      threshold=0.99,
+      patience=20,
+      action='warn',
+      advice=(
+        'second attempts repeat the first; strengthen stage I, raise the '
+        'progress bonus, or start from a base model that corrects itself '
+        'more often'
+      ),
+    ),
+  )
+
+
+def _of_policy() -> tuple[Detector, ...]:
+  """Symptoms in what the policy makes of it."""
+  return (
     Detector(
       name='kl_blow_up',
       metric='loss/kl',
@@ -228,19 +252,6 @@ def default_detectors() -> tuple[Detector, ...]:
         'samples hardly differ any more, so there is nothing left to learn '
         'from; raise the KL or entropy weight, lower the learning rate, or '
         'stop here if the reward is as high as it can be'
-      ),
-    ),
-    Detector(
-      name='copied',
-      metric='rollout/copied',
-      comparison='at_least',
-      threshold=0.99,
-      patience=20,
-      action='warn',
-      advice=(
-        'second attempts repeat the first; strengthen stage I, raise the '
-        'progress bonus, or start from a base model that corrects itself '
-        'more often'
       ),
     ),
   )

@@ -149,9 +149,7 @@ def test_extension_gives_the_logits_of_the_whole_text_read_anew():
 
   @jax.jit
   def extended(params):
-    start = decode.prefill(
-      tiny.POLICY, params, prompts, group_size=1, slots=9
-    )
+    start = decode.prefill(tiny.POLICY, params, prompts, group_size=1, slots=9)
     first = decode.decode(
       tiny.POLICY,
       params,

@@ -99,9 +99,9 @@ def _full_logits():
   return jax.jit(forward)
 
 
-def uncached_logits(tokens):
+def uncached_logits(tokens, seed=0):
   """Logits behind each token of one text: no cache, no padding, no group."""
   # Filled up behind the text, which causality hides from it: one compilation.
   filled = np.zeros((1, 32), np.int32)
   filled[0, : len(tokens)] = tokens
-  return np.asarray(_full_logits()(params(), filled))[0, : len(tokens)]
+  return np.asarray(_full_logits()(params(seed), filled))[0, : len(tokens)]

@@ -69,8 +69,8 @@ def test_stage_one_begins_without_kl_and_without_its_gradient(kind):
   # Tied rewards: what is left of the gradient is that of the KL term.
   samples = _credited(algorithm, rollout, jnp.ones((8, 2)))
   metrics, grads = _differentiate(algorithm, params, params, samples)
-  assert abs(float(metrics['loss/kl'])) < 1e-6
-  assert _largest(grads) < 1e-6
+  assert abs(float(metrics['loss/kl'])) < 1e-5  # Rounding, ten times.
+  assert _largest(grads) < 1e-5
   # Against another reference both are there, so that zero means something.
   metrics, grads = _differentiate(algorithm, params, other, samples)
   assert float(metrics['loss/kl']) > 1e-2
@@ -97,21 +97,40 @@ def _bigrams():
   )
 
 
+def _double(tree):
+  return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree)
+
+
+@pytest.mark.parametrize('kind', _KL)
+def test_the_first_kl_and_its_gradient_are_zero_but_for_rounding(kind):
+  _, _, rollout = _setup()
+  policy = _bigrams()
+  with jax.enable_x64(True):
+    algorithm = tiny.algorithm(**_KL[kind])
+    samples = _credited(algorithm, rollout, jnp.ones((8, 2)))
+    params = _double(policy.init(jax.random.key(0)))
+    metrics, grads = jax.jit(
+      lambda params: value_and_grad(
+        policy, algorithm, params, params, samples, microbatches=1
+      )
+    )(params)
+  assert abs(float(metrics['loss/kl'])) < 1e-12
+  assert _largest(grads) < 1e-12
+
+
 @pytest.mark.parametrize('kind', _KL)
 @pytest.mark.parametrize('stage', [tiny.algorithm, tiny.stage_two])
 def test_the_gradient_is_that_of_finite_differences(stage, kind):
   _, _, rollout = _setup()
   policy, step = _bigrams(), 1e-6
   with jax.enable_x64(True):
-    double = lambda tree: jax.tree.map(  # noqa: E731
-      lambda leaf: jnp.asarray(leaf, jnp.float64), tree
-    )
     params, ref, direction = (
-      double(policy.init(jax.random.key(i))) for i in range(3)
+      _double(policy.init(jax.random.key(i))) for i in range(3)
     )
     algorithm = stage(**_KL[kind])
     samples = _credited(algorithm, rollout, _rewards(rollout))
 
+    @jax.jit
     def at(distance):
       moved = jax.tree.map(lambda p, d: p + distance * d, params, direction)
       metrics, grads = value_and_grad(
@@ -119,7 +138,7 @@ def test_the_gradient_is_that_of_finite_differences(stage, kind):
       )
       return metrics['loss/total'], grads
 
-    (high, _), (low, _), (_, grads) = at(step), at(-step), at(0.0)
+    (high, _), (low, _), (_, grads) = at(step), at(-step), at(0 * step)
     slope = sum(
       jnp.vdot(g, d)
       for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(direction))

@@ -6,6 +6,7 @@ All of the loop is real; only the problems, the reward and the clock are small.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import types
 
@@ -109,6 +110,7 @@ def stage_two(**changes):
   )
 
 
+@functools.cache
 def stages(*, prompts=4):
   """Three stages with different optimizers, ends and references.
 
@@ -142,6 +144,18 @@ def stages(*, prompts=4):
       reference=current_policy,
     ),
   )
+
+
+def shared_programs(build):
+  """`programs.build` that makes the program of one `Stage` object once."""
+  built = {}
+
+  def build_once(policy, stage, **kwargs):
+    if id(stage) not in built:  # The stage is kept, so that its id is too.
+      built[id(stage)] = stage, build(policy, stage, **kwargs)
+    return built[id(stage)][1]
+
+  return build_once
 
 
 def table(rows=12):
