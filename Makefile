@@ -13,7 +13,8 @@ WORKDIR ?= runs/demo
 TESTS ?= tests
 # `test` alone leaves out torch, and the tests that compare with it.
 EXTRAS ?= test,parity
-# Two workers: the suite is bound by compilation, which uses one core.
+# Two workers: the suite is bound by compilation, which uses one core. A file
+# stays on one worker, for its tests share compiled programs.
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
@@ -33,7 +34,7 @@ demo: $(BASE)
 	  --workdir=$(WORKDIR) --seeds=0 --baselines= --noplot
 
 test: $(TEST)
-	$(PYTEST) -n $(WORKERS) $(TESTS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile $(TESTS)
 
 test-slow: $(TEST)
 	$(PYTEST) -m '$(SLOW)' $(TESTS)

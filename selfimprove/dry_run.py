@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 from selfimprove import configuration
 from selfimprove.experiment import Experiment
@@ -13,7 +14,7 @@ from selfimprove.models.transformer import make_policy
 from selfimprove.training import step as steps
 from selfimprove.training.stages import Stage, needs_reference
 from selfimprove.training.state import TrainState, abstract_state
-from selfimprove.types import Policy, Prompts
+from selfimprove.types import Policy, Prompts, Rollout
 
 
 def report(experiment: Experiment) -> str:
@@ -75,7 +76,7 @@ def _stage(
 
 
 def _memory(
-  policy: Policy, stage: Stage, state: TrainState, rollout: object
+  policy: Policy, stage: Stage, state: TrainState, rollout: Rollout
 ) -> Sequence[str]:
   """The compiler's own count for the update, the larger of the programs."""
   update = functools.partial(
@@ -101,13 +102,17 @@ def _abstract_prompts(experiment: Experiment, stage: Stage) -> Prompts:
   task, count = experiment.task, stage.prompts_per_step
   prompt = (count, task.max_prompt_tokens)
   answer = (count, task.max_answer_tokens)
-  return Prompts(
-    tokens=jax.ShapeDtypeStruct(prompt, 'int32'),
-    mask=jax.ShapeDtypeStruct(prompt, 'bool'),
-    example_id=jax.ShapeDtypeStruct((count,), 'int32'),
-    answer=jax.ShapeDtypeStruct(answer, 'int32'),
-    answer_mask=jax.ShapeDtypeStruct(answer, 'bool'),
-  )
+
+  def make() -> Prompts:
+    return Prompts(
+      tokens=jnp.zeros(prompt, jnp.int32),
+      mask=jnp.zeros(prompt, bool),
+      example_id=jnp.zeros((count,), jnp.int32),
+      answer=jnp.zeros(answer, jnp.int32),
+      answer_mask=jnp.zeros(answer, bool),
+    )
+
+  return jax.eval_shape(make)
 
 
 def _bytes(tree: object) -> str:

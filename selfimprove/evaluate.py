@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from typing import Any
 
@@ -78,12 +77,7 @@ def evaluate(
   how = trained.experiment.evaluation
   measured = attempts.measure(_attempts(trained, split, how.rollout))
   if samples > 1:
-    sampling = dataclasses.replace(
-      how.rollout.sampling, temperature=temperature
-    )
-    rollout = dataclasses.replace(
-      how.rollout, group_size=samples, sampling=sampling
-    )
+    rollout = how.sampled(samples=samples, temperature=temperature)
     measured.update(_of_samples(_attempts(trained, split, rollout)))
   return measured
 

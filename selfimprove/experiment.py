@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -39,6 +40,17 @@ class Evaluation:
   reward: RewardFn | HostReward
   problems: int = 0
   batch_size: int = 512
+
+  def sampled(self, *, samples: int, temperature: float) -> RolloutFn:
+    """Returns `rollout` with several samples per problem.
+
+    Args:
+      samples: per problem, at least 1.
+      temperature: of the samples; 0 is greedy.
+    """
+    rollout: Any = self.rollout
+    how = dataclasses.replace(rollout.sampling, temperature=temperature)
+    return dataclasses.replace(rollout, group_size=samples, sampling=how)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +163,8 @@ def make_judge(
 
   def judge(reward: HostReward, rollout: Rollout) -> np.ndarray:
     return reward.judge(
-      attempt_texts(rollout, decode), table.references(rollout.example_id)
+      attempt_texts(rollout, decode),
+      table.references(np.asarray(rollout.example_id)),
     )
 
   return judge

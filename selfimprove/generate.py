@@ -5,9 +5,8 @@ Prints every attempt of every sample.
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -73,11 +72,7 @@ def generate(
     ValueError: a prompt is empty or cannot be written in the vocabulary.
   """
   how, vocabulary = trained.experiment.evaluation, _vocabulary(trained)
-  rollout = dataclasses.replace(
-    how.rollout,
-    group_size=samples,
-    sampling=dataclasses.replace(how.rollout.sampling, temperature=temperature),
-  )
+  rollout = how.sampled(samples=samples, temperature=temperature)
   batch = _prompts([_encode(text, vocabulary) for text in prompts])
   sample = jax.jit(
     lambda how, params, prompts, key: how(trained.policy, params, prompts, key)
@@ -108,11 +103,11 @@ def _prompts(ids: list[np.ndarray]) -> Prompts:
   for i, row in enumerate(ids):
     tokens[i, width - len(row) :], mask[i, width - len(row) :] = row, True
   return Prompts(
-    tokens=tokens,
-    mask=mask,
-    example_id=np.arange(len(ids), dtype=np.int32),
-    answer=np.zeros((len(ids), 1), np.int32),
-    answer_mask=np.zeros((len(ids), 1), bool),
+    tokens=jnp.asarray(tokens),
+    mask=jnp.asarray(mask),
+    example_id=jnp.arange(len(ids), dtype=jnp.int32),
+    answer=jnp.zeros((len(ids), 1), jnp.int32),
+    answer_mask=jnp.zeros((len(ids), 1), bool),
   )
 
 

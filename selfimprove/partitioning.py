@@ -86,7 +86,13 @@ def partition_spec(
 
   Raises:
     KeyError: a name that `RULES` does not have.
+    ValueError: not one name per axis.
   """
+  if len(names) != len(shape):
+    raise ValueError(
+      f'{len(names)} names {tuple(names)} for {len(shape)} axes of shape '
+      f'{tuple(shape)}; give one name, or None, for each axis.'
+    )
   spec = []
   for name, size in zip(names, shape, strict=True):
     if name is not None and name not in RULES:

@@ -1,6 +1,6 @@
 """The nouns of the framework: frozen dataclasses of arrays, one per arrow.
 
-    Prompts --rollout--> Rollout --reward, credit--> Experience --terms--> Estimate
+    Prompts -rollout-> Rollout -reward, credit-> Experience -terms-> Estimate
 
 Every structure is made whole by one stage and only read by the later ones: a
 new stage makes a new type, it never adds a field to an earlier one.

@@ -17,7 +17,7 @@ from selfimprove.data.pipeline import Table, in_order
 from selfimprove.evaluation.intervals import Measurement
 from selfimprove.evaluation.metrics import attempt_metrics, changed
 from selfimprove.rewards.texts import attempt_ids
-from selfimprove.types import Params, Policy, Rollout
+from selfimprove.types import Params, Policy, Prompts, Rollout
 
 RIGHT = 0.5
 """An attempt with a reward above it counts as right."""
@@ -68,15 +68,11 @@ def make_collect(
   """
   shards = mesh.shape['data'] * mesh.shape['fsdp']
   batch_size = -(-min(batch_size, len(table)) // shards) * shards
-  # The rollout and reward are operands, so equal shapes share a program.
+  # The rollout is an operand, so that equal shapes share a program.
   sample = jax.jit(
     lambda how, params, prompts, key: how(policy, params, prompts, key)
   )
-  in_graph = (
-    None
-    if isinstance(reward, HostReward)
-    else jax.jit(lambda verify, samples, prompts: verify(samples, prompts))
-  )
+  verdicts = _verdicts(reward, judge)
 
   def collect(params: Params, key: jax.Array) -> Attempts:
     correct, answers = [], []
@@ -84,20 +80,25 @@ def make_collect(
       placed = jax.device_put(prompts, partitioning.rows(mesh))
       with jax.set_mesh(mesh):
         samples = sample(rollout, params, placed, key)
-        rewards = (
-          None if in_graph is None else in_graph(reward, samples, placed)
-        )
-      samples = jax.device_get(samples)
-      if rewards is None:
-        rewards = judge(reward, samples)
-      by_problem = np.asarray(rewards).reshape(
-        len(valid), rollout.group_size, -1
-      )
+        rewards = verdicts(samples, placed)
+      by_problem = rewards.reshape(len(valid), rollout.group_size, -1)
       correct.append(by_problem[valid] > RIGHT)
-      answers.extend(_grouped(samples, valid))
+      answers.extend(_grouped(jax.device_get(samples), valid))
     return Attempts(correct=np.concatenate(correct), answers=answers)
 
   return collect
+
+
+def _verdicts(
+  reward: RewardFn | HostReward,
+  judge: Callable[[HostReward, Rollout], np.ndarray],
+) -> Callable[[Rollout, Prompts], np.ndarray]:
+  """The function that judges samples, in graph or on the host."""
+  if isinstance(reward, HostReward):
+    return lambda samples, _: judge(reward, jax.device_get(samples))
+  # The reward is an operand, so that equal shapes share a program.
+  verify = jax.jit(lambda how, samples, prompts: how(samples, prompts))
+  return lambda samples, prompts: np.asarray(verify(reward, samples, prompts))
 
 
 def _grouped(samples: Rollout, valid: np.ndarray) -> list[Any]:

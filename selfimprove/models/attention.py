@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def attend(
   top = jnp.max(jnp.stack(tops), axis=0)
   scales = [jnp.exp(t - top) for t in tops]
   total = sum(s * z for s, z in zip(scales, sums, strict=True))
-  mixed = sum(
+  mixed: Any = sum(
     (s / total)[..., None] * m for s, m in zip(scales, mixes, strict=True)
   )
   return mixed.astype(query.dtype)

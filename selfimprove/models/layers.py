@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -41,7 +42,7 @@ class RMSNorm(nn.Module):
     """Returns the normed array, in the dtype of `x`."""
     config = self.config
     init = nn.initializers.constant(1.0 - config.norm_offset)
-    scale = self.param(
+    scale: Any = self.param(
       'scale',
       nn.with_logical_partitioning(init, (self.axis,)),
       (x.shape[-1],),
@@ -70,15 +71,15 @@ class Projection(nn.Module):
     """Returns the mapped array, in the dtype of activations."""
     dtype, stored = map(jnp.dtype, (self.config.dtype, self.config.param_dtype))
     init = _kernel(self.names, range(self.inputs))
-    kernel = self.param('kernel', init, self.shape, stored).astype(dtype)
+    kernel: Any = self.param('kernel', init, self.shape, stored)
     contract = tuple(range(x.ndim - self.inputs, x.ndim))
     out = jax.lax.dot_general(
-      x, kernel, ((contract, tuple(range(self.inputs))), ((), ()))
+      x, kernel.astype(dtype), ((contract, tuple(range(self.inputs))), ((), ()))
     )
     if self.use_bias:
       names = self.names[self.inputs :]
       zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
-      bias = self.param('bias', zeros, self.shape[self.inputs :], stored)
+      bias: Any = self.param('bias', zeros, self.shape[self.inputs :], stored)
       out = out + bias.astype(dtype)[(None,) * (out.ndim - bias.ndim)]
     return out
 

@@ -123,7 +123,8 @@ def _apply(
   parts = (params['layers'], cache.own, *cache.shared)
   run = _run_loop if any(isinstance(p, tuple) for p in parts) else _run_scan
   x, own = run(config, params['layers'], x, positions, cache)
-  x = RMSNorm(config).apply({'params': params['final_norm']}, x)
+  norm: Any = RMSNorm(config).apply
+  x = norm({'params': params['final_norm']}, x)
   index = cache.index + tokens.shape[1]
   return x, Cache(shared=cache.shared, own=own, index=index)
 
@@ -133,7 +134,7 @@ def _run_block(
 ) -> Callable[..., tuple[Array, KeyValue]]:
   """The function of one layer: (params, x, positions, ...) -> x, cache."""
 
-  def run(params: Params, *inputs: Any) -> tuple[Array, KeyValue]:
+  def run(params: Params, *inputs: Any) -> Any:
     return Block(config).apply({'params': params}, *inputs)
 
   return jax.checkpoint(run) if config.remat else run

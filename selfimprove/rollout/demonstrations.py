@@ -31,7 +31,7 @@ class Demonstrate:
     eos_ids: the first of them ends the answer.
   """
 
-  eos_ids: Int[Array, 'e']
+  eos_ids: Int[Array, 'e'] | tuple[int, ...]
   group_size: int = types.static(default=1)
 
   def __call__(
@@ -39,7 +39,7 @@ class Demonstrate:
   ) -> Rollout:
     """Returns demonstrations; see `algorithms.base.RolloutFn`."""
     del policy, params, key  # Demonstrations are not sampled.
-    tokens, mask = _answers(prompts, self.eos_ids, self.group_size)
+    tokens, mask = _answers(prompts, jnp.asarray(self.eos_ids), self.group_size)
     start = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
     start = jnp.repeat(start, self.group_size)
     turn = _write(tokens, mask, start)
@@ -71,7 +71,7 @@ class NoisyRevisions:
     group_size: rows per prompt, even.
   """
 
-  eos_ids: Int[Array, 'e']
+  eos_ids: Int[Array, 'e'] | tuple[int, ...]
   instruction: Int[Array, 'i']
   alternatives: Int[Array, 'k']
   spoil_first: float = 0.35
@@ -83,7 +83,7 @@ class NoisyRevisions:
     self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
   ) -> Rollout:
     """Returns demonstrations; see `algorithms.base.RolloutFn`."""
-    answer, mask = _answers(prompts, self.eos_ids, self.group_size)
+    answer, mask = _answers(prompts, jnp.asarray(self.eos_ids), self.group_size)
     keys = row_keys(named_key(key, 'noise'), prompts, self.group_size)
     noise = sampling.keyed_uniforms(keys, jnp.arange(3)).reshape(-1, 6)
     start = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
@@ -129,7 +129,7 @@ class NoisyRevisions:
       row_keys(key, prompts, group),
       first_slot=0,
       max_new_tokens=slots,
-      eos_ids=self.eos_ids,
+      eos_ids=jnp.asarray(self.eos_ids),
       how=Sampling(),
     )
     return attempt.written

@@ -35,7 +35,7 @@ class Revise:
     max_new_tokens: length limit of each of the two attempts, EOS included.
   """
 
-  eos_ids: Int[Array, 'e']
+  eos_ids: Int[Array, 'e'] | tuple[int, ...]
   instruction: Int[Array, 'i']
   sampling: Sampling
   group_size: int = types.static()
@@ -63,7 +63,7 @@ class Revise:
       keys,
       first_slot=0,
       max_new_tokens=first_limit,
-      eos_ids=self.eos_ids,
+      eos_ids=jnp.asarray(self.eos_ids),
       how=self.sampling,
     )
     middle, positions = extend(
@@ -76,7 +76,7 @@ class Revise:
       keys,
       first_slot=first_limit + between,
       max_new_tokens=second_limit,
-      eos_ids=self.eos_ids,
+      eos_ids=jnp.asarray(self.eos_ids),
       how=self.sampling,
     )
     told = jnp.broadcast_to(self.instruction[None, :], positions.shape)

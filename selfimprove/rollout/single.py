@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from selfimprove import types
@@ -22,7 +23,7 @@ class Single:
     max_new_tokens: length limit of an attempt, EOS included.
   """
 
-  eos_ids: Int[Array, 'e']
+  eos_ids: Int[Array, 'e'] | tuple[int, ...]
   sampling: Sampling
   group_size: int = types.static()
   max_new_tokens: int = types.static()
@@ -46,7 +47,7 @@ class Single:
       row_keys(key, prompts, self.group_size),
       first_slot=0,
       max_new_tokens=self.max_new_tokens,
-      eos_ids=self.eos_ids,
+      eos_ids=jnp.asarray(self.eos_ids),
       how=self.sampling,
     )
     return assemble(

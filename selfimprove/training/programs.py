@@ -111,8 +111,9 @@ def _on_host(
 ) -> StepFn:
   """Two programs, with verdicts from the host between them."""
   # The reward is an object with processes behind it, not an operand of jit.
-  reward = stage.algorithm.reward
-  algorithm: Any = dataclasses.replace(stage.algorithm, reward=None)
+  reward: Any = stage.algorithm.reward
+  nothing: Any = None
+  algorithm = dataclasses.replace(stage.algorithm, reward=nothing)
   sample = jax.jit(functools.partial(steps.sample, policy))
   learn = jax.jit(
     functools.partial(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -93,19 +94,18 @@ def abstract_state(
   )
   whole = partitioning.replicated(mesh)
   of_params = partitioning.shardings(policy.logical_axes(), shapes.params, mesh)
-  shardings = TrainState(
-    step=whole,
-    position=whole,
+  initialiser: Any = optimizer
+  shardings = dataclasses.replace(
+    jax.tree.map(lambda _: whole, shapes),
     params=of_params,
     opt_state=optax.tree.map_params(
-      optimizer,
+      initialiser,
       lambda _, sharding: sharding,
       shapes.opt_state,
       of_params,
       transform_non_params=lambda _: whole,
     ),
     ref_params=of_params if with_reference else {},
-    seed=whole,
   )
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +117,8 @@ def step(
     What `learn` returns.
   """
   rollout = sample(policy, algorithm, state, prompts)
-  rewards = algorithm.reward(rollout, prompts)
+  verify: Any = algorithm.reward  # `programs` takes rewards on the host apart.
+  rewards = verify(rollout, prompts)
   return learn(
     policy,
     optimizer,
