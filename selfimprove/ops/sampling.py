@@ -118,8 +118,9 @@ def _invert_cdf(
   chosen = jnp.take_along_axis(mass, block[:, None, None], axis=1)[:, 0]
   token = block * width + _first_above(chosen, uniforms[:, 1])
   picked = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-  log_total = jnp.log(mass.sum(axis=(1, 2))) + top[:, 0]
-  return token.astype(jnp.int32), picked - log_total
+  # Not picked - (top + log ...): large logits would round that sum away.
+  logprobs = (picked - top[:, 0]) - jnp.log(mass.sum(axis=(1, 2)))
+  return token.astype(jnp.int32), logprobs
 
 
 def _first_above(

@@ -5,6 +5,7 @@ import math
 import re
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def _sizes(jaxpr):
   """Elements of every array that a program computes, sub-programs included."""
   for equation in jaxpr.eqns:
     yield from (math.prod(v.aval.shape) for v in equation.outvars)
-    for inner in jax.core.jaxprs_in_params(equation.params):
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
       yield from _sizes(inner)
 
 

@@ -62,5 +62,5 @@ def test_gemma_alone_scales_its_embeddings_by_the_root_of_their_size(name):
   config = configured(name)
   gemma = name.startswith('gemma')
   scale = math.sqrt(config.embed_dim) if gemma else 1.0
-  assert config.embed_scale == scale
+  assert config.embed_scale == pytest.approx(scale)
   assert (config.norm_offset, config.post_norms) == (float(gemma), gemma)

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from selfimprove.rollout.decode import Sampling
 from selfimprove.rollout.demonstrations import Demonstrate, NoisyRevisions
+from selfimprove.rollout.single import Single
 from tests.rollout import tiny
 
 END = 1
@@ -144,7 +146,12 @@ def test_the_instruction_stands_between_the_turns(rollout):
 
 
 def test_odd_rows_begin_as_the_policy_samples(given, rollout):
-  how = dataclasses.replace(tiny.revise(eos=(END, 4)), max_new_tokens=(4, 1))
+  how = Single(
+    eos_ids=jnp.array([END, 4], jnp.int32),
+    sampling=Sampling(),
+    group_size=2,
+    max_new_tokens=4,
+  )
   sampled = shown(how, given)
   np.testing.assert_array_equal(
     rollout.tokens[1::2, :9], sampled.tokens[1::2, :9]

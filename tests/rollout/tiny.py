@@ -77,9 +77,15 @@ def _jitted():
   return jax.jit(lambda how, *args: how(POLICY, *args))
 
 
-def run(how, given, seed=0):
-  """The rollout of `how` on the prompts `given`, compiled."""
-  return _jitted()(how, params(), given, jax.random.key(seed))
+def run(how, given, seed=0, weights=None):
+  """The rollout of `how` on the prompts `given`, compiled once per shape."""
+  weights = params() if weights is None else weights
+  return _jitted()(how, weights, given, jax.random.key(seed))
+
+
+def programs():
+  """How many programs `run` has compiled so far."""
+  return _jitted()._cache_size()
 
 
 def own_tokens(rollout, row):
