@@ -22,10 +22,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST := $(BIN)/python -m pytest
 SLOW := slow or learning or multiprocess
 
-# Stamps. They are older than an edited pyproject.toml, which installs again.
-BASE := $(VENV)/.installed
-TEST := $(VENV)/.installed-test
-DEV := $(VENV)/.installed-dev
+# Stamps, named after the content of pyproject.toml: an edit installs again, a
+# fresh date on the same file does not.
+KEY := $(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+BASE := $(VENV)/.installed-$(KEY)
+TEST := $(BASE)-$(EXTRAS)
+DEV := $(BASE)-dev
 
 .PHONY: demo test test-slow test-all check lint types layers format clean
 
@@ -62,7 +64,7 @@ clean:
 	  .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BASE): pyproject.toml
+$(BASE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  f"$(PYTHON) is Python {sys.version.split()[0]}; selfimprove needs 3.11 \
 	or newer: make PYTHON=/path/to/python3.11")'

@@ -52,10 +52,12 @@ def build(
     gin.parse_config_files_and_bindings(
       list(files), None, finalize_config=False
     )
-    gin.parse_config(_with_imports(bindings))
+    _parse_bindings(bindings)
     built = gin.get_configurable(configurable)()
   except Exception as error:
     raise ConfigError(_in_one_sentence(error)) from error
+  if missing := _required_macros():
+    raise ConfigError(_not_given(missing))
   unused = unused_bindings()
   if unused:
     others = f' (and {len(unused) - 1} more)' if unused[1:] else ''
@@ -134,13 +136,20 @@ def _check_files(files: Sequence[str]) -> None:
       )
 
 
-def _with_imports(bindings: Sequence[str]) -> str:
-  """Bindings behind the imports of the files, so that they can name those."""
+def _parse_bindings(bindings: Sequence[str]) -> None:
+  """Parses bindings one by one, so that an error can name its own."""
+  # They may name whatever the files import.
   statements = gin_config._IMPORTS
   imports = sorted({statement.format() for statement in statements})
   # Gin wants this one before all others.
   imports.sort(key=lambda line: 'dynamic_registration' not in line)
-  return '\n'.join([*imports, *bindings])
+  for binding in bindings:
+    try:
+      gin.parse_config('\n'.join([*imports, binding]))
+    except Exception as error:
+      why = re.sub(r' In bindings string line .*', '', _on_one_line(error))
+      why = re.sub(r' \(line \d+\)$', '', why).rstrip('.')
+      raise ConfigError(f'Binding `{binding}`: {why}.') from error
 
 
 def _as_written(scope: str, selector: str, name: str) -> str:
@@ -149,17 +158,50 @@ def _as_written(scope: str, selector: str, name: str) -> str:
   return f'{scope}/{selector}.{name}' if scope else f'{selector}.{name}'
 
 
-def _in_one_sentence(error: Exception) -> str:
-  """The message of an exception on one line, without gin's stack of notes."""
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  text = ' '.join(lines) or type(error).__name__
-  required = _REQUIRED.search(text)
-  if required is None:
-    return text
-  return (
-    f'Required value not given for `{required[1]}` ({required[2]}); set it '
-    'in a gin file or with --gin_bindings.'
+def _required_macros() -> list[str]:
+  """Macros that some call asked for and that are still `%gin.REQUIRED`.
+
+  Gin finds out itself about parameters, but hands a macro's marker on as if it
+  were a value.
+  """
+  bound = gin_config._CONFIG
+  return sorted(
+    scope
+    for scope, selector in gin_config._OPERATIVE_CONFIG
+    if selector == 'gin.macro'
+    and str(bound.get((scope, selector), {}).get('value')) == '%gin.REQUIRED'
   )
+
+
+def _not_given(macros: Sequence[str]) -> str:
+  return (
+    f'Required value not given: {", ".join(macros)}; set it in a gin file or '
+    f'with --gin_bindings="{macros[0]} = ...".'
+  )
+
+
+def _in_one_sentence(error: Exception) -> str:
+  """The message of an exception, without gin's stack of notes."""
+  if missing := _required_macros():
+    return _not_given(missing)
+  text = _on_one_line(error)
+  macro = re.search(r"^macro\(\) missing .* in scope '(?:.*/)?(\w+)'", text)
+  if macro:
+    return _not_given([macro[1]])
+  required = re.search(
+    r'Required bindings for `(.*?)` not provided.*?: (.*)', text
+  )
+  if required:
+    return (
+      f'Required value not given for `{required[1]}` ({required[2]}); set it '
+      'in a gin file or with --gin_bindings.'
+    )
+  return re.sub(r" In call to configurable '\w+' \(.*", '', text)
+
+
+def _on_one_line(error: Exception) -> str:
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  return ' '.join(lines) or type(error).__name__
 
 
 def _first_difference(before: str, after: str) -> tuple[str, str]:

@@ -56,7 +56,7 @@ def flags(tmp_path_factory):
   )
 
 
-def _finish(process, *, seconds=600):
+def _finish(process, *, seconds=1800):
   out, err = process.communicate(timeout=seconds)
   return process.returncode, out, err
 
@@ -97,7 +97,7 @@ def _saving(folder):
   return found.is_dir() and any('tmp' in path.name for path in found.iterdir())
 
 
-def _wait(until, process, *, seconds=300):
+def _wait(until, process, *, seconds=900):
   end = time.monotonic() + seconds
   while not until():
     if process.poll() is not None:
