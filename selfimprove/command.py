@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging as std_logging
 import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from selfimprove.configuration import ConfigError
+from selfimprove.configuration import ConfigError, on_one_line
 from selfimprove.rewards.verifiers import VerifierError
 from selfimprove.training.finite import NonFiniteError
 from selfimprove.training.loop import StoppedByDetectorError
@@ -44,11 +45,17 @@ def start(define_flags: Define, main: Main) -> None:
   def run(argv: list[str]) -> None:
     if not flags.FLAGS['verbosity'].present:
       logging.set_verbosity(logging.WARNING)
+      logging.get_absl_logger().addFilter(_is_for_users)
     if argv[1:]:
       sys.exit(f'Error: {argv[1]!r} is no flag; write --name=value.')
     finish(main, flags.FLAGS)
 
   app.run(run)
+
+
+def _is_for_users(record: std_logging.LogRecord) -> bool:
+  """False for the checkpoint library's advice on how often to save."""
+  return record.levelno >= std_logging.ERROR or 'orbax' not in record.pathname
 
 
 def finish(main: Main, options: flags.FlagValues) -> None:
@@ -65,4 +72,4 @@ def finish(main: Main, options: flags.FlagValues) -> None:
     main(options)
   except USER_ERRORS as error:
     logging.debug('Where it happened:', exc_info=True)
-    sys.exit(f'Error: {error}')
+    sys.exit(f'Error: {on_one_line(error)}')

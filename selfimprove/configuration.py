@@ -98,6 +98,25 @@ def operative_config() -> str:
   return gin.operative_config_str()
 
 
+def on_one_line(error: Exception) -> str:
+  """The message of an exception without the notes that gin adds to it.
+
+  Gin also writes on what its functions raise long after the config was read.
+
+  Args:
+    error: any exception.
+
+  Returns:
+    One line; the type of the exception if it says nothing.
+  """
+  return re.sub(r" In call to configurable '\w+' \(.*", '', _joined(error))
+
+
+def _joined(error: Exception) -> str:
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  return ' '.join(lines) or type(error).__name__
+
+
 def check_workdir(workdir: str, config: str) -> None:
   """Writes the config of a new workdir, or compares with that of an old one.
 
@@ -147,7 +166,7 @@ def _parse_bindings(bindings: Sequence[str]) -> None:
     try:
       gin.parse_config('\n'.join([*imports, binding]))
     except Exception as error:
-      why = re.sub(r' In bindings string line .*', '', _on_one_line(error))
+      why = re.sub(r' In bindings string line .*', '', on_one_line(error))
       why = re.sub(r' \(line \d+\)$', '', why).rstrip('.')
       raise ConfigError(f'Binding `{binding}`: {why}.') from error
 
@@ -184,24 +203,20 @@ def _in_one_sentence(error: Exception) -> str:
   """The message of an exception, without gin's stack of notes."""
   if missing := _required_macros():
     return _not_given(missing)
-  text = _on_one_line(error)
-  macro = re.search(r"^macro\(\) missing .* in scope '(?:.*/)?(\w+)'", text)
+  macro = re.match(
+    r"macro\(\) missing .*? in scope '(?:[^']*/)?(\w+)'", _joined(error)
+  )
   if macro:
     return _not_given([macro[1]])
   required = re.search(
-    r'Required bindings for `(.*?)` not provided.*?: (.*)', text
+    r'Required bindings for `(.*?)` not provided.*?: (.*)', on_one_line(error)
   )
   if required:
     return (
       f'Required value not given for `{required[1]}` ({required[2]}); set it '
       'in a gin file or with --gin_bindings.'
     )
-  return re.sub(r" In call to configurable '\w+' \(.*", '', text)
-
-
-def _on_one_line(error: Exception) -> str:
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  return ' '.join(lines) or type(error).__name__
+  return on_one_line(error)
 
 
 def _first_difference(before: str, after: str) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from selfimprove.training.metrics import METRICS_FILE, MetricsWriter
 from selfimprove.training.progress import Progress
 from selfimprove.training.signals import StopRequest, stop_on_signals
 from selfimprove.training.stages import Stage
-from selfimprove.training.state import TrainState
+from selfimprove.training.state import TrainState, abstract_params
 from selfimprove.training.timing import PhaseTimers
 from selfimprove.types import Params, Policy, Prompts
 
@@ -104,7 +104,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
       stop=stop,
       timers=PhaseTimers(),
     )
-    return loop.train(run, init_params=_init_params(experiment, policy))
+    return loop.train(run, init_params=_init_params(experiment, policy, mesh))
 
 
 def make_batch(table: Table, *, seed: int) -> Callable[[Stage, int], Prompts]:
@@ -163,10 +163,12 @@ def make_evaluate(
   return evaluate
 
 
-def _init_params(experiment: Experiment, policy: Policy) -> Params | None:
+def _init_params(
+  experiment: Experiment, policy: Policy, mesh: Mesh
+) -> Params | None:
   if not experiment.init_from:
     return None
-  like = jax.eval_shape(policy.init, jax.random.key(0))
+  like = abstract_params(policy, mesh)
   return restore_params(experiment.init_from, like=like)
 
 

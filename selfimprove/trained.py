@@ -6,13 +6,13 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-import jax
 from jax.sharding import Mesh
 
-from selfimprove import configuration, partitioning
+from selfimprove import configuration
 from selfimprove.experiment import Experiment
 from selfimprove.models.transformer import make_policy
 from selfimprove.training.checkpoint import restore_params
+from selfimprove.training.state import abstract_params
 from selfimprove.types import Params, Policy
 
 
@@ -60,16 +60,9 @@ def open_workdir(
     Experiment, files=[config], bindings=bindings
   )
   policy, mesh = make_policy(experiment.model), experiment.mesh.make()
-  shapes = jax.eval_shape(policy.init, jax.random.key(0))
-  shardings = partitioning.shardings(policy.logical_axes(), shapes, mesh)
-  like = jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    shapes,
-    shardings,
-  )
   params = restore_params(
-    os.path.join(workdir, 'checkpoints'), step=step, like=like
+    os.path.join(workdir, 'checkpoints'),
+    step=step,
+    like=abstract_params(policy, mesh),
   )
   return Trained(experiment=experiment, policy=policy, params=params, mesh=mesh)

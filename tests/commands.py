@@ -51,6 +51,7 @@ TINY_RUN = (
   *bind(
     'tasks.answer_first.problems = 256',
     'tasks.answer_first.operands = 2',
+    'ATTEMPT_TOKENS = 4',
     'GROUP_SIZE = 4',
     'STEPS = 2',
     "INSTRUCTION = '?'",

@@ -10,9 +10,14 @@ import os
 
 # Before JAX is imported, and inherited by the processes that tests start.
 os.environ['JAX_PLATFORMS'] = 'cpu'
-_devices = '--xla_force_host_platform_device_count=8'
-if _devices not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_devices}'
+# The suite compiles far more than it computes: machine code need not be fast.
+_flags = (
+  '--xla_force_host_platform_device_count=8',
+  '--xla_backend_optimization_level=0',
+  '--xla_llvm_disable_expensive_passes=true',
+)
+if _flags[0] not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = ' '.join((os.environ.get('XLA_FLAGS', ''), *_flags))
 # TensorFlow, which only reads data here, logs its build flags at import.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 

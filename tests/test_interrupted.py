@@ -48,6 +48,7 @@ def flags(tmp_path_factory):
     *bind(
       'tasks.answer_first.problems = 256',
       'tasks.answer_first.operands = 2',
+      'ATTEMPT_TOKENS = 4',
       'GROUP_SIZE = 4',
       f'STAGE_ONE_STEPS = {ONE}',
       'STAGE_TWO_STEPS = 99',

@@ -12,7 +12,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import inspect
 import math
 import multiprocessing
 import os
@@ -282,13 +281,15 @@ def verifier_name(verifier: Verifier) -> str:
 
 
 def _pickled(verifier: Verifier) -> bytes:
-  # A configuration library may have put a wrapper around the function that is
-  # importable; the function under it can be sent.
-  for candidate in (verifier, inspect.unwrap(verifier)):
+  # Configuration libraries and type checkers put wrappers around functions; one
+  # of the layers is what importing the module gives, and can be sent.
+  candidate: Any = verifier
+  while candidate is not None:
     if getattr(candidate, '__module__', None) == '__main__':
       break
     with contextlib.suppress(pickle.PicklingError, AttributeError, TypeError):
       return pickle.dumps(candidate)
+    candidate = getattr(candidate, '__wrapped__', None)
   raise ValueError(
     f'Verifier {verifier_name(verifier)!r} cannot be sent to a worker '
     'process; define it at the top level of an importable module.'

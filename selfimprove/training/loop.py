@@ -163,6 +163,9 @@ def _fresh_state(run: Run, init_params: Params | None) -> TrainState:
     )
 
   shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+  if init_params is not None:
+    # They come from a checkpoint, on one device perhaps.
+    init_params = jax.device_put(init_params, shardings.params)
   return jax.jit(make, out_shardings=shardings)(init_params)
 
 

@@ -69,6 +69,26 @@ def init_state(
   )
 
 
+def abstract_params(policy: Policy, mesh: Mesh) -> Params:
+  """Shapes, dtypes and shardings of a policy's parameters.
+
+  Args:
+    policy: whose parameters.
+    mesh: where they live.
+
+  Returns:
+    A tree of `jax.ShapeDtypeStruct`s.
+  """
+  shapes = jax.eval_shape(policy.init, jax.random.key(0))
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    partitioning.shardings(policy.logical_axes(), shapes, mesh),
+  )
+
+
 def abstract_state(
   policy: Policy,
   optimizer: optax.GradientTransformation,

@@ -112,6 +112,6 @@ def test_other_numbers_do_not_compile_it_anew(demo):
   program, (how, *rest) = demo
   program(how, *rest)
   before = program._cache_size()
-  colder = dataclasses.replace(how.sampling, temperature=jnp.float32(0.5))
+  colder = dataclasses.replace(how.sampling, temperature=jnp.asarray(0.5))
   program(dataclasses.replace(how, sampling=colder), *rest)
   assert program._cache_size() == before

@@ -44,7 +44,7 @@ def test_samples_of_a_group_and_of_equal_prompts_differ():
   given = type(given)(
     **{**vars(given), 'example_id': jnp.arange(8, dtype=jnp.int32)}
   )
-  rollout = tiny.run(single(eos=(99,)), given)
+  rollout = tiny.run(single(eos=(99,) * 3), given)
   assert len(set(map(tuple, rollout.tokens[:, 5:].tolist()))) == 16
   assert not np.any(rollout.finished)
 

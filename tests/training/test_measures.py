@@ -60,8 +60,6 @@ def test_rollout_measures_are_those_counted_by_hand():
       'rollout/truncated_t2': 2 / 4,
       'rollout/truncated': 3 / 8,
       'rollout/tokens': 8 + 7,
-      # 15 tokens of half a nat each; over all 28 slots it would be 0.27.
-      'policy/entropy': 0.5,
       'rollout/copied': 2 / 4,
     }
   )
@@ -73,11 +71,6 @@ def test_a_single_attempt_copies_nothing():
   assert 'rollout/copied' not in metrics
   assert 'rollout/length_t2' not in metrics
   assert float(metrics['rollout/tokens']) == 8
-
-
-def test_an_empty_rollout_has_entropy_zero():
-  nothing = measures.of_rollout(make(turn=jnp.full_like(TURN, -1)))
-  assert float(nothing['policy/entropy']) == 0
 
 
 def test_copies_are_equal_tokens_of_equal_number():

@@ -82,10 +82,10 @@ def _assert_close(params, wanted):
   ('microbatches', 'axes'),
   [
     (2, {}),
-    (4, {}),
-    (1, {'data': 4, 'model': 2}),
     (4, {'data': 4, 'model': 2}),
-    (2, {'data': 4, 'fsdp': 2}),
+    pytest.param(4, {}, marks=pytest.mark.slow),
+    pytest.param(1, {'data': 4, 'model': 2}, marks=pytest.mark.slow),
+    pytest.param(2, {'data': 4, 'fsdp': 2}, marks=pytest.mark.slow),
   ],
 )
 def test_the_update_depends_on_no_micro_batch_and_no_mesh(microbatches, axes):
