@@ -166,6 +166,6 @@ def test_a_dry_run_shows_config_shapes_parameters_and_memory(tmp_path, capsys):
   # 15·8 embedding, 2·8·8 queries and outputs, 2·8·8 keys and values, 3·8·16
   # feed-forward, 3·8 norms: without the feed-forward gate it would be 600.
   assert 'parameters: 784' in shown
-  assert 'prompts [8, 3] -> rollout [32, 18]' in shown
+  assert 'prompts [8, 3] -> rollout [32, 12]' in shown
   assert re.search(r'memory of the update on a device: [\d.]+ MiB', shown)
   assert not list(tmp_path.iterdir())

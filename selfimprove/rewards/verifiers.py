@@ -29,10 +29,11 @@ class ExactMatch:
   problems need a `HostVerifier`.
 
   Attributes:
-    eos_ids: ids that end an attempt; those that the rollout stops at.
+    eos_ids: ids that end an attempt; None for whatever the rollout stopped at:
+      the last token of a finished attempt.
   """
 
-  eos_ids: Int[Array, 'e'] | tuple[int, ...]
+  eos_ids: Int[Array, 'e'] | tuple[int, ...] | None = None
 
   def __call__(
     self, rollout: Rollout, prompts: Prompts
@@ -58,12 +59,11 @@ class ExactMatch:
       )
     answer = jnp.repeat(prompts.answer, group, axis=0)
     answer_mask = jnp.repeat(prompts.answer_mask, group, axis=0)
-    eos_ids = jnp.asarray(self.eos_ids, jnp.int32)
     verdicts = []
     for turn, (first, end) in enumerate(rollout.spans):
       written = rollout.turn[:, first:end] == turn
       tokens = rollout.tokens[:, first:end]
-      content = written & ~_final_eos(tokens, written, eos_ids)
+      content = written & ~_final_eos(tokens, written, self.eos_ids)
       verdicts.append(_same_ids(tokens, content, answer, answer_mask))
     right = jnp.stack(verdicts, axis=1) & rollout.finished
     return right.astype(jnp.float32)
@@ -197,12 +197,15 @@ class VerifierError(RuntimeError):
 def _final_eos(
   tokens: Int[Array, 'b n'],
   written: Bool[Array, 'b n'],
-  eos_ids: Int[Array, 'e'],
+  eos_ids: Int[Array, 'e'] | tuple[int, ...] | None,
 ) -> Bool[Array, 'b n']:
   """True on the last written token of a row where it is an EOS."""
   rank = jnp.cumsum(written, axis=1)
   last = written & (rank == rank[:, -1:])
-  return last & (tokens[:, :, None] == eos_ids[None, None, :]).any(axis=2)
+  if eos_ids is None:
+    return last
+  ends = jnp.asarray(eos_ids, jnp.int32)[None, None, :]
+  return last & (tokens[:, :, None] == ends).any(axis=2)
 
 
 def _same_ids(

@@ -37,7 +37,9 @@ def _prompts(answers, *, width=3, pad=_PAD):
 
 def _verdict(ids, answer, *, finished=True, eos_ids=(_EOS,), pad=_PAD):
   sample = rollout([[ids, [_EOS]]], finished=[[finished, True]], pad=pad)
-  verifier = ExactMatch(eos_ids=jnp.asarray(eos_ids, jnp.int32))
+  if eos_ids is not None:
+    eos_ids = jnp.asarray(eos_ids, jnp.int32)
+  verifier = ExactMatch(eos_ids=eos_ids)
   return float(verifier(sample, _prompts([answer], pad=pad))[0, 0])
 
 
@@ -94,6 +96,12 @@ def test_each_attempt_is_judged_by_its_own_ids_and_its_group_by_its_prompt():
   # Rows 0 and 1 belong to the answer 5 6, rows 2 and 3 to the answer 7.
   assert rewards.tolist() == [[1, 0], [0, 1], [0, 1], [1, 1]]
   assert rewards.dtype == jnp.float32
+
+
+def test_without_eos_ids_the_last_token_of_a_finished_attempt_ends_it():
+  assert _verdict([5, 6, _END], [5, 6], eos_ids=None) == 1.0
+  assert _verdict([5, 6, 7, _END], [5, 6], eos_ids=None) == 0.0
+  assert _verdict([5, 6], [5, 6], eos_ids=None, finished=False) == 0.0
 
 
 def test_eos_ids_are_data_and_do_not_recompile():
