@@ -84,7 +84,8 @@ endif
 	$(PIP) --editable '.[$(EXTRAS)]'
 	@touch $@
 
-$(DEV): $(BASE)
+# The type checker reads what the library, its tests and its plots import.
+$(DEV): $(TEST)
 	@echo "Installing the development tools (once) ..."
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev,plot]'
 	@touch $@

@@ -86,6 +86,7 @@ def _rows(folder, name):
   return read_rows(folder / name / 'metrics.jsonl')
 
 
+@pytest.mark.slow
 def test_the_verdicts_on_the_host_train_like_those_in_graph(trained):
   folder, _ = trained
   graph, host = (_rows(folder, name) for name in ('graph', 'host'))
@@ -105,6 +106,7 @@ def test_the_verdicts_on_the_host_train_like_those_in_graph(trained):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_became_of_the_calls_is_logged(trained):
   folder, _ = trained
   row = _rows(folder, 'host')[0]
@@ -114,6 +116,7 @@ def test_what_became_of_the_calls_is_logged(trained):
   assert row['reward/verifier_timeouts'] == 0
 
 
+@pytest.mark.slow
 def test_the_processes_of_the_verifier_have_ended(trained):
   _, pools = trained
   used = [one for one in pools if one.counts['calls']]
@@ -121,6 +124,7 @@ def test_the_processes_of_the_verifier_have_ended(trained):
   assert not any(one._running for one in used)
 
 
+@pytest.mark.slow
 def test_the_model_is_measured_with_the_same_verifier(trained, capsys):
   folder, _ = trained
   for name in ('graph', 'host'):

@@ -127,6 +127,7 @@ def test_a_finished_run_says_so_and_changes_nothing(straight):
   assert (workdir / 'metrics.jsonl').read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_rounds_alternate_the_stages(tmp_path):
   one, two, _ = tiny.stages()
   listed = [

@@ -112,6 +112,7 @@ class _HostEvenness:
     return (np.stack(firsts, axis=1) % 2 == 0).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_reward_on_the_host_gives_the_update_of_one_in_graph():
   reward = _HostEvenness()
   algorithm = dataclasses.replace(_stage().algorithm, reward=reward)
