@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,10 +73,12 @@ class Projection(nn.Module):
     dtype, stored = map(jnp.dtype, (self.config.dtype, self.config.param_dtype))
     init = _kernel(self.names, range(self.inputs))
     kernel: Any = self.param('kernel', init, self.shape, stored)
-    contract = tuple(range(x.ndim - self.inputs, x.ndim))
-    out = jax.lax.dot_general(
-      x, kernel.astype(dtype), ((contract, tuple(range(self.inputs))), ((), ()))
-    )
+    outer, fan_in = x.shape[: x.ndim - self.inputs], self.shape[: self.inputs]
+    # As matrices: with more axes the CPU compiler copies both operands of the
+    # kernel's gradient into transposed form first.
+    flat = x.reshape(-1, math.prod(fan_in))
+    out = flat @ kernel.astype(dtype).reshape(flat.shape[1], -1)
+    out = out.reshape(*outer, *self.shape[self.inputs :])
     if self.use_bias:
       names = self.names[self.inputs :]
       zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
