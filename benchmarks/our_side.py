@@ -121,19 +121,23 @@ def prompts(seed: int) -> Prompts:
     example_id=np.arange(count, dtype=np.int32) + seed * count,
     answer=np.zeros((count, 1), np.int32),
     answer_mask=np.zeros((count, 1), bool),
+    extra={},
   )
 
 
 def build() -> Side:
   """The framework's programs on the workload."""
   policy, algorithm = make_policy(model()), grpo()
-  optimizer = optax.adamw(WORKLOAD.learning_rate)
-  state = train_state.init_state(policy, optimizer, seed=0, with_reference=True)
+  models = train_state.Models(policy)
+  optimizers = train_state.Optimizers(optax.adamw(WORKLOAD.learning_rate))
+  state = train_state.init_state(
+    models, optimizers, seed=0, with_reference=True
+  )
   leaves = jax.tree.leaves(state.params)
-  sample_program = jax.jit(functools.partial(train_step.sample, policy))
+  sample_program = jax.jit(functools.partial(train_step.sample, models))
   step_program = jax.jit(
     functools.partial(
-      train_step.step, policy, optimizer, algorithm, microbatches=1
+      train_step.step, models, optimizers, algorithm, plan=train_step.Plan()
     ),
     donate_argnums=0,
   )

@@ -58,7 +58,9 @@ def build(
     raise ConfigError(_in_one_sentence(error)) from error
   if missing := _required_macros():
     raise ConfigError(_not_given(missing))
-  unused = unused_bindings()
+  unused = [
+    name for name in unused_bindings() if _is_written(name, files, bindings)
+  ]
   if unused:
     others = f' (and {len(unused) - 1} more)' if unused[1:] else ''
     raise ConfigError(
@@ -91,6 +93,27 @@ def unused_bindings() -> list[str]:
       ):
         unused.append(_as_written(scope, selector, name))
   return sorted(unused)
+
+
+def _is_written(
+  name: str, files: Sequence[str], bindings: Sequence[str]
+) -> bool:
+  """Whether a binding stands in what was given, not in what that includes.
+
+  A variant includes its parent and replaces some of what is in it; the bindings
+  of what was replaced are then idle, and nobody's mistake.
+  """
+  scope, _, rest = name.rpartition('/')
+  tail = re.escape('.'.join(rest.split('.')[-2:]))
+  prefix = re.escape(f'{scope}/') if scope else ''
+  line = re.compile(rf'^{prefix}([\w.]+\.)?{tail}\s*=', re.MULTILINE)
+  return any(map(line.search, [*map(_text, files), *bindings]))
+
+
+def _text(file: str) -> str:
+  found = (os.path.join(base, file) for base in ('', ROOT))
+  with open(next(filter(os.path.isfile, found)), encoding='utf-8') as opened:
+    return opened.read()
 
 
 def operative_config() -> str:

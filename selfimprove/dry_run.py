@@ -10,11 +10,10 @@ import jax.numpy as jnp
 
 from selfimprove import configuration
 from selfimprove.experiment import Experiment
-from selfimprove.models.transformer import make_policy
 from selfimprove.training import step as steps
 from selfimprove.training.stages import Stage, needs_reference
-from selfimprove.training.state import TrainState, abstract_state
-from selfimprove.types import Policy, Prompts, Rollout
+from selfimprove.training.state import Models, TrainState, abstract_state
+from selfimprove.types import Prompts, Rollout, Text
 
 
 def report(experiment: Experiment) -> str:
@@ -26,21 +25,21 @@ def report(experiment: Experiment) -> str:
   Returns:
     Text for the terminal.
   """
-  policy, mesh = make_policy(experiment.model), experiment.mesh.make()
+  models, mesh = experiment.models(), experiment.mesh.make()
   stages = experiment.unrolled()
   lines = ['# Resolved config', configuration.operative_config(), '# Run']
   lines.append(f'devices: {dict(mesh.shape)} of {jax.devices()[0].device_kind}')
   with_reference = needs_reference(stages)
   with jax.set_mesh(mesh):
     state = abstract_state(
-      policy, stages[0].optimizer, mesh, with_reference=with_reference
+      models, stages[0].optimizers, mesh, with_reference=with_reference
     )
     lines += _parameters(state)
     for stage in stages:
       state = abstract_state(
-        policy, stage.optimizer, mesh, with_reference=with_reference
+        models, stage.optimizers, mesh, with_reference=with_reference
       )
-      lines += _stage(experiment, policy, stage, state)
+      lines += _stage(experiment, models, stage, state)
   return '\n'.join(lines)
 
 
@@ -57,12 +56,12 @@ def _parameters(state: TrainState) -> list[str]:
 
 
 def _stage(
-  experiment: Experiment, policy: Policy, stage: Stage, state: TrainState
+  experiment: Experiment, models: Models, stage: Stage, state: TrainState
 ) -> list[str]:
   """Batch shapes and memory of one stage's program."""
   prompts = _abstract_prompts(experiment, stage)
   rollout = jax.eval_shape(
-    functools.partial(steps.sample, policy), stage.algorithm, state, prompts
+    functools.partial(steps.sample, models), stage.algorithm, state, prompts
   )
   lines = [
     f'# Stage {stage.name}: at most {stage.steps} steps',
@@ -72,15 +71,15 @@ def _stage(
     f'terms: {", ".join(stage.algorithm.terms)}; '
     f'needs: {", ".join(stage.algorithm.needs) or "nothing more"}',
   ]
-  return [*lines, *_memory(policy, stage, state, rollout), '']
+  return [*lines, *_memory(models, stage, state, rollout), '']
 
 
 def _memory(
-  policy: Policy, stage: Stage, state: TrainState, rollout: Rollout
+  models: Models, stage: Stage, state: TrainState, rollout: Rollout
 ) -> Sequence[str]:
   """The compiler's own count for the update, the larger of the programs."""
   update = functools.partial(
-    steps.learn, policy, stage.optimizer, microbatches=stage.microbatches
+    steps.learn, models, stage.optimizers, plan=stage.plan
   )
   rows, turns = rollout.finished.shape
   rewards = jax.ShapeDtypeStruct((rows, turns), 'float32')
@@ -110,6 +109,13 @@ def _abstract_prompts(experiment: Experiment, stage: Stage) -> Prompts:
       example_id=jnp.zeros((count,), jnp.int32),
       answer=jnp.zeros(answer, jnp.int32),
       answer_mask=jnp.zeros(answer, bool),
+      extra={
+        name: Text(
+          tokens=jnp.zeros((count, width), jnp.int32),
+          mask=jnp.zeros((count, width), bool),
+        )
+        for name, width in task.extra_tokens.items()
+      },
     )
 
   return jax.eval_shape(make)

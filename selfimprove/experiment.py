@@ -16,11 +16,14 @@ from selfimprove.data import vocabularies
 from selfimprove.data.pipeline import Table
 from selfimprove.data.text_task import TextTask
 from selfimprove.models.config import TransformerConfig
+from selfimprove.models.heads import make_critic
+from selfimprove.models.transformer import make_policy
 from selfimprove.rewards.texts import attempt_texts
 from selfimprove.rewards.verifiers import ExactMatch
 from selfimprove.training.detectors import Detector, default_detectors
 from selfimprove.training.loop import Schedule
-from selfimprove.training.stages import Stage, unroll
+from selfimprove.training.stages import Stage, needs_critic, unroll
+from selfimprove.training.state import Models
 from selfimprove.types import Rollout
 
 
@@ -119,6 +122,13 @@ class Experiment:
   def unrolled(self) -> tuple[Stage, ...]:
     """Returns the stages of all rounds, in order."""
     return unroll(self.stages, self.rounds)
+
+  def models(self) -> Models:
+    """Returns the policy, and a critic of its shape if a stage needs one."""
+    critic = None
+    if needs_critic(self.stages):
+      critic = make_critic(self.model)
+    return Models(policy=make_policy(self.model), critic=critic)
 
   def close(self) -> None:
     """Ends the processes that rewards on the host have started."""

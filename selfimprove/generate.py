@@ -108,6 +108,7 @@ def _prompts(ids: list[np.ndarray]) -> Prompts:
     example_id=jnp.arange(len(ids), dtype=jnp.int32),
     answer=jnp.zeros((len(ids), 1), jnp.int32),
     answer_mask=jnp.zeros((len(ids), 1), bool),
+    extra={},
   )
 
 

@@ -17,7 +17,6 @@ from selfimprove.data import pipeline
 from selfimprove.data.pipeline import PromptStream, Table
 from selfimprove.evaluation import attempts
 from selfimprove.experiment import Experiment, check_judged, make_judge
-from selfimprove.models.transformer import make_policy
 from selfimprove.ops.keys import named_key
 from selfimprove.training import loop
 from selfimprove.training.checkpoint import CheckpointStore, restore_params
@@ -63,7 +62,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
   Returns:
     The last state.
   """
-  policy, mesh = make_policy(experiment.model), experiment.mesh.make()
+  models, mesh = experiment.models(), experiment.mesh.make()
   table = pipeline.load(experiment.task, 'train')
   stages = experiment.unrolled()
   for stage in stages:
@@ -89,11 +88,11 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
     )
     stop: StopRequest = stack.enter_context(stop_on_signals())
     run = loop.Run(
-      policy=policy,
+      models=models,
       stages=stages,
       batch=make_batch(table, seed=experiment.seed),
       judge=make_judge(experiment.task.vocabulary, table),
-      evaluate=make_evaluate(experiment, policy, mesh),
+      evaluate=make_evaluate(experiment, models.policy, mesh),
       mesh=mesh,
       seed=experiment.seed,
       schedule=experiment.schedule,
@@ -104,7 +103,9 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
       stop=stop,
       timers=PhaseTimers(),
     )
-    return loop.train(run, init_params=_init_params(experiment, policy, mesh))
+    return loop.train(
+      run, init_params=_init_params(experiment, models.policy, mesh)
+    )
 
 
 def make_batch(table: Table, *, seed: int) -> Callable[[Stage, int], Prompts]:

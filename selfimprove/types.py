@@ -70,6 +70,19 @@ def record(cls: type[_T]) -> type[_T]:
 
 
 @record
+class Text:
+  """One text per problem, as token ids padded on the right.
+
+  Attributes:
+    tokens: ids.
+    mask: True on real ids.
+  """
+
+  tokens: Int[Array, 'p n']
+  mask: Bool[Array, 'p n']
+
+
+@record
 class Prompts:
   """A batch of problems, made by the data room.
 
@@ -81,6 +94,8 @@ class Prompts:
     answer: reference answer ids, padded on the right, without EOS.
     answer_mask: True on real answer ids; a row without a token-exact answer
       is all False.
+    extra: further texts of the problem that the task names, such as a hint,
+      read with `text`.
   """
 
   tokens: Int[Array, 'p s']
@@ -88,6 +103,17 @@ class Prompts:
   example_id: Int[Array, 'p']
   answer: Int[Array, 'p a']
   answer_mask: Bool[Array, 'p a']
+  extra: Mapping[str, Text]
+
+  def text(self, name: str) -> Text:
+    """Returns the named extra text; KeyError names what the task has."""
+    if name not in self.extra:
+      raise KeyError(
+        f'The task gives no text {name!r} with its problems, only '
+        f'{sorted(self.extra)}; add {name!r} and its width to the '
+        '`extra_tokens` of the task.'
+      )
+    return self.extra[name]
 
 
 @record
@@ -111,6 +137,9 @@ class Rollout:
     example_id: `Prompts.example_id` of the row's prompt.
     finished: True where the attempt ended with an EOS token rather than at its
       length limit.
+    off_context: True where the row was sampled behind another context than
+      the one in its columns (behind a hint); its `sampler_logprobs` belong to
+      that other context.
     spans: first and last-plus-one slot of each attempt.
     group_size: rows per prompt; the rows of a group are neighbours and share
       the first `prompt_slots` slots.
@@ -126,6 +155,7 @@ class Rollout:
   group_id: Int[Array, 'b']
   example_id: Int[Array, 'b']
   finished: Bool[Array, 'b turns']
+  off_context: Bool[Array, 'b']
   spans: tuple[tuple[int, int], ...] = static()
   group_size: int = static()
   prompt_slots: int = static()
@@ -136,7 +166,8 @@ class Experience:
   """What the loss terms read: a rollout with its credit.
 
   Attributes:
-    rollout: the samples.
+    rollout: the samples; a micro-batch holds whole groups.
+    rewards: of each attempt, as the verifier gave them.
     advantages: credit of each token; 0 where the token has none.
     weight: sample weight; 0 drops the row from every term and every count.
     streams: per-token arrays without gradient that the algorithm `needs`
@@ -144,6 +175,7 @@ class Experience:
   """
 
   rollout: Rollout
+  rewards: Float[Array, 'b turns']
   advantages: Float[Array, 'b t']
   weight: Float[Array, 'b']
   streams: Mapping[str, Float[Array, 'b t']]
@@ -161,7 +193,7 @@ class Scores:
     logprobs: log-probability of each token given its past, differentiable; 0
       in slots that no token of the row predicts.
     streams: further differentiable per-token quantities that the algorithm
-      `needs` (`entropy`, `exact_kl`), read with `stream`.
+      `needs` (`entropy`, `exact_kl`, `values`), read with `stream`.
   """
 
   logprobs: Float[Array, 'b t']
@@ -224,6 +256,27 @@ class Policy(NamedTuple):
   unembed: Callable[[Params, Array], Array]
   fork: Callable[..., Any]
   decode_params: Callable[[Params], Params]
+  logical_axes: Callable[[], Any]
+
+
+class Critic(NamedTuple):
+  """A network that says one number about every token, as pure functions.
+
+  It serves as value function and as reward model: the same trunk as a policy,
+  with another head.
+
+  Attributes:
+    init: (key) -> params.
+    apply: like `Policy.apply`, to hidden states.
+    fork: like `Policy.fork`.
+    value: (params, hidden f[... d]) -> f32[...].
+    logical_axes: () -> tree of tuples of logical axis names, like params.
+  """
+
+  init: Callable[[jax.Array], Params]
+  apply: Callable[..., tuple[Array, Any]]
+  fork: Callable[..., Any]
+  value: Callable[[Params, Array], Array]
   logical_axes: Callable[[], Any]
 
 

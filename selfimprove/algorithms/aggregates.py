@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from selfimprove import types
@@ -68,4 +69,5 @@ class ConstantNorm:
     weight: Float[Array, 'b'],
   ) -> Estimate:
     """Returns the sum over tokens over `length`, and the number of rows."""
-    return aggregate.constant_norm(values, mask, weight, length=self.length)
+    length = jnp.asarray(self.length, jnp.float32)
+    return aggregate.constant_norm(values, mask, weight, length=length)

@@ -10,14 +10,18 @@ records (see `types.record`). Nothing in the framework asks for its name.
 |           | on the host: see `HostReward`                           |
 | `combine` | (rewards f32[b turns]) -> f32[b turns]                  |
 | `label`   | (rollout, rewards) -> f32[b], the weight of each sample |
-| `credit`  | (rollout, rewards) -> f32[b t]                          |
+| `credit`  | (rollout, rewards, streams) -> f32[b t]                 |
 | `terms`   | name -> `Term`                                          |
-| `needs`   | names of the streams that the terms read                |
+| `needs`   | names of the streams that credit and terms read         |
+| `derived` | name -> (rollout, rewards, streams) -> f32[b t]         |
+| `collect` | which groups make a batch, and what failed ones get     |
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -87,13 +91,32 @@ class LabelFn(Protocol):
     """Returns the weight of each sample; 0 drops it."""
 
 
+Streams = Mapping[str, Float[Array, 'b t']]
+"""Per-token arrays of the policy, critic and reference before the update."""
+
+NO_STREAMS: Streams = MappingProxyType({})
+"""For algorithms whose credit reads rewards alone."""
+
+
 class CreditFn(Protocol):
   """Turns rewards into advantages of tokens."""
 
   def __call__(
-    self, rollout: Rollout, rewards: Float[Array, 'b turns']
+    self,
+    rollout: Rollout,
+    rewards: Float[Array, 'b turns'],
+    streams: Streams,
   ) -> Float[Array, 'b t']:
     """Returns the advantage of each token, 0 outside `loss_mask`."""
+
+
+class MergeFn(Protocol):
+  """Makes one group of a failed one and of its second try."""
+
+  def __call__(
+    self, rewards: Float[Array, 'b turns'], retried: Float[Array, 'b turns']
+  ) -> Bool[Array, 'b']:
+    """Returns which rows are taken from the second try."""
 
 
 class TermFn(Protocol):
@@ -135,6 +158,46 @@ class Term:
 
 
 @types.record
+class Retry:
+  """What is sampled again for prompts whose whole group failed.
+
+  Attributes:
+    rollout: the second try, with the columns of the first (see
+      `rollout.hinted`).
+    merge: which of its rows replace those of the first.
+    threshold: a group has failed if none of its samples was rewarded above it
+      at the last attempt.
+  """
+
+  rollout: RolloutFn
+  merge: MergeFn
+  threshold: float | Array = 0.001
+
+
+@types.record
+class Collect:
+  """Sampling until a batch is full of groups that teach something.
+
+  A group counts if `Algorithm.label` gives any of its samples a positive
+  weight. Groups that are left over wait for the next step.
+
+  Attributes:
+    retry: for failed groups; None to sample each prompt once.
+    max_rounds: batches of prompts that are tried for one step, at least 1.
+  """
+
+  retry: Retry | None = None
+  max_rounds: int = types.static(default=10)
+
+  def __post_init__(self) -> None:
+    if self.max_rounds < 1:
+      raise ValueError(
+        f'Collect.max_rounds is {self.max_rounds}: a step samples at least 1 '
+        'batch of prompts.'
+      )
+
+
+@types.record
 class Algorithm:
   """What is sampled, how it is judged and credited, and what is minimised.
 
@@ -145,8 +208,12 @@ class Algorithm:
     label: samples and rewards -> sample weights.
     credit: samples and shaped rewards -> advantages.
     terms: summands of the loss by name; metrics are logged as `loss/<name>`.
-    needs: streams that the terms read: `ref_logprobs`, `old_logprobs`
-      (without gradient), `entropy`, `exact_kl` (with gradient).
+    needs: streams that credit and terms read: `ref_logprobs`, `old_logprobs`
+      (without gradient), `entropy`, `exact_kl` (with gradient), `values` (both:
+      of the critic before the update, and of the critic that is trained).
+    derived: further streams without gradient, made from those in this order;
+      `dense_rewards` are added to the rewards of attempts by the credit rules.
+    collect: how a batch is filled; None to learn from every group.
   """
 
   rollout: RolloutFn
@@ -156,3 +223,5 @@ class Algorithm:
   credit: CreditFn
   terms: Mapping[str, Term]
   needs: tuple[str, ...] = types.static(default=())
+  derived: Mapping[str, CreditFn] = dataclasses.field(default_factory=dict)
+  collect: Collect | None = None

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from selfimprove import types
+from selfimprove.algorithms.base import NO_STREAMS, Streams
 from selfimprove.ops import advantages, masks
 from selfimprove.types import Rollout
 
@@ -104,10 +105,14 @@ class TurnLocal:
   baseline: Baseline
 
   def __call__(
-    self, rollout: Rollout, rewards: Float[Array, 'b turns']
+    self,
+    rollout: Rollout,
+    rewards: Float[Array, 'b turns'],
+    streams: Streams = NO_STREAMS,
   ) -> Float[Array, 'b t']:
     """Returns the advantage of each token, 0 outside `loss_mask`."""
-    return _place(self.baseline(rewards, rollout.group_size), rollout)
+    total = rewards_of_turns(rollout, rewards, streams)
+    return _place(self.baseline(total, rollout.group_size), rollout)
 
 
 @types.record
@@ -125,10 +130,14 @@ class RewardToGo:
   discount: float | Array = 1.0
 
   def __call__(
-    self, rollout: Rollout, rewards: Float[Array, 'b turns']
+    self,
+    rollout: Rollout,
+    rewards: Float[Array, 'b turns'],
+    streams: Streams = NO_STREAMS,
   ) -> Float[Array, 'b t']:
     """Returns the advantage of each token, 0 outside `loss_mask`."""
-    returns = advantages.reward_to_go(rewards, discount=self.discount)
+    total = rewards_of_turns(rollout, rewards, streams)
+    returns = advantages.reward_to_go(total, discount=self.discount)
     return _place(self.baseline(returns, rollout.group_size), rollout)
 
 
@@ -137,10 +146,35 @@ class NoCredit:
   """Zeros: for algorithms whose terms read no advantages, such as imitation."""
 
   def __call__(
-    self, rollout: Rollout, rewards: Float[Array, 'b turns']
+    self,
+    rollout: Rollout,
+    rewards: Float[Array, 'b turns'],
+    streams: Streams = NO_STREAMS,
   ) -> Float[Array, 'b t']:
     """Returns 0 for each token."""
+    del streams
     return jnp.zeros(rollout.tokens.shape, rewards.dtype)
+
+
+def rewards_of_turns(
+  rollout: Rollout, rewards: Float[Array, 'b turns'], streams: Streams
+) -> Float[Array, 'b turns']:
+  """Rewards of attempts, with those of their tokens added.
+
+  Args:
+    rollout: the samples.
+    rewards: of each attempt.
+    streams: of which `dense_rewards` are added, where there are any.
+
+  Returns:
+    One reward per attempt.
+  """
+  if 'dense_rewards' not in streams:
+    return rewards
+  turns = rewards.shape[1]
+  return rewards + masks.turn_sums(
+    streams['dense_rewards'], rollout.turn, turns=turns
+  )
 
 
 def _place(

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from selfimprove import types
+from selfimprove.algorithms import ratios
+from selfimprove.algorithms.base import TermFn
 from selfimprove.ops import divergences, losses
 from selfimprove.types import Experience, Scores
 
@@ -32,21 +34,69 @@ class PolicyGradient:
 
 @types.record
 class ClippedSurrogate:
-  """PPO's loss (`ops.losses.clipped_surrogate`); needs `old_logprobs`.
+  """A ratio whose incentive ends (`ops.losses.clipped`): PPO's loss.
 
   Attributes:
     clip_low: how far below 1 the ratio is rewarded, in (0, 1].
     clip_high: how far above 1 the ratio is rewarded, above 0.
+    ratio: of tokens or of sequences, and to what.
   """
 
   clip_low: float | Array = 0.2
   clip_high: float | Array = 0.2
+  ratio: ratios.RatioFn = ratios.TokenRatio()
 
   def __call__(
     self, experience: Experience, scores: Scores
   ) -> Float[Array, 'b t']:
     """Returns the clipped policy-gradient loss of each token."""
-    return losses.clipped_surrogate(
+    return losses.clipped(
+      self.ratio(experience, scores),
+      experience.advantages,
+      clip_low=self.clip_low,
+      clip_high=self.clip_high,
+    )
+
+
+@types.record
+class DualClip:
+  """Another loss, capped where it punishes (`ops.losses.dual_clipped`).
+
+  Attributes:
+    fn: the loss of a ratio.
+    cap: largest ratio at which a token is punished, above 1.
+  """
+
+  fn: TermFn
+  cap: float | Array = 3.0
+
+  def __call__(
+    self, experience: Experience, scores: Scores
+  ) -> Float[Array, 'b t']:
+    """Returns the capped loss of each token."""
+    values = self.fn(experience, scores)
+    return losses.dual_clipped(values, experience.advantages, cap=self.cap)
+
+
+@types.record
+class ClippedWeight:
+  """REINFORCE with a bounded weight (`ops.losses.cispo`): CISPO.
+
+  Needs `old_logprobs`.
+
+  Attributes:
+    clip_low: how far the weight falls below 1; 1 is no lower bound.
+    clip_high: how far the weight rises above 1, above 0.
+  """
+
+  clip_low: float | Array = 1.0
+  clip_high: float | Array = 0.28
+
+  def __call__(
+    self, experience: Experience, scores: Scores
+  ) -> Float[Array, 'b t']:
+    """Returns the policy-gradient loss of each token."""
+    return losses.cispo(
       _on_loss(scores.logprobs, experience),
       _on_loss(experience.stream('old_logprobs'), experience),
       experience.advantages,

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from selfimprove.data.rows import Row
-from selfimprove.types import Prompts
+from selfimprove.types import Prompts, Text
 
 _PAD = 0  # Of every seqio vocabulary.
 
@@ -32,6 +32,10 @@ class Readable(Protocol):
   def max_answer_tokens(self) -> int:
     """Width of the answers."""
 
+  @property
+  def extra_tokens(self) -> Mapping[str, int]:
+    """Further texts, and their widths."""
+
   def read(self, split: str) -> tuple[Sequence[Row], Mapping[str, int]]:
     """Returns the rows in a fixed order, and counts of those left out."""
 
@@ -46,6 +50,7 @@ class Table:
     prompt_mask: True on real tokens.
     answer_ids: padded on the right, without EOS.
     answer_mask: True on real tokens.
+    extra: further texts, ids and mask of each, padded on the right.
     dropped: rows that were left out, by field and rule.
   """
 
@@ -55,6 +60,9 @@ class Table:
   answer_ids: Int[np.ndarray, 'n a']
   answer_mask: Bool[np.ndarray, 'n a']
   dropped: Mapping[str, int]
+  extra: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
 
   def __len__(self) -> int:
     return len(self.fields)
@@ -75,6 +83,7 @@ class Table:
       prompt_mask=self.prompt_mask[:count],
       answer_ids=self.answer_ids[:count],
       answer_mask=self.answer_mask[:count],
+      extra={k: (i[:count], m[:count]) for k, (i, m) in self.extra.items()},
     )
 
   def prompts(self, example_id: Int[np.ndarray, 'p']) -> Prompts:
@@ -102,6 +111,7 @@ class Table:
       'example_id': example_id.astype(np.int32),
       'answer': self.answer_ids[row],
       'answer_mask': self.answer_mask[row],
+      'extra': {k: _text(i[row], m[row]) for k, (i, m) in self.extra.items()},
     }
     return Prompts(**columns)
 
@@ -134,15 +144,18 @@ def load(task: Readable, split: str) -> Table:
   answers = [row.answer_ids for row in rows]
   slots = np.arange(task.max_prompt_tokens)[None, :]
   prompt_mask = slots >= task.max_prompt_tokens - _lengths(prompts)
-  slots = np.arange(task.max_answer_tokens)[None, :]
-  answer_mask = slots < _lengths(answers)
+  answer_ids, answer_mask = _padded(answers, task.max_answer_tokens)
   return Table(
     fields=tuple(row.fields for row in rows),
     prompt_ids=_placed(prompts, prompt_mask),
     prompt_mask=prompt_mask,
-    answer_ids=_placed(answers, answer_mask),
+    answer_ids=answer_ids,
     answer_mask=answer_mask,
     dropped=dropped,
+    extra={
+      name: _padded([row.extra_ids[name] for row in rows], width)
+      for name, width in task.extra_tokens.items()
+    },
   )
 
 
@@ -282,6 +295,18 @@ def _lengths(
   rows: Sequence[Int[np.ndarray, 'tokens']],
 ) -> Int[np.ndarray, 'n 1']:
   return np.asarray([len(row) for row in rows])[:, None]
+
+
+def _text(tokens: Any, mask: Any) -> Text:
+  return Text(tokens=tokens, mask=mask)
+
+
+def _padded(
+  rows: Sequence[Int[np.ndarray, 'tokens']], width: int
+) -> tuple[Int[np.ndarray, 'n w'], Bool[np.ndarray, 'n w']]:
+  """Rows padded on the right, and which of their slots are real."""
+  mask = np.arange(width)[None, :] < _lengths(rows)
+  return _placed(rows, mask), mask
 
 
 def _placed(

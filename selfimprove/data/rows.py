@@ -19,11 +19,15 @@ class Row:
       Python values.
     prompt_ids: token ids of the prompt.
     answer_ids: token ids of the answer, without EOS.
+    extra_ids: token ids of further fields that the task names.
   """
 
   fields: Mapping[str, Any]
   prompt_ids: Int[np.ndarray, 's']
   answer_ids: Int[np.ndarray, 'a']
+  extra_ids: Mapping[str, Int[np.ndarray, 'n']] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 class BadRowError(ValueError):

@@ -6,6 +6,7 @@ import difflib
 import functools
 import json
 import os
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -88,6 +89,7 @@ def jsonl(
   max_prompt_tokens: int,
   max_answer_tokens: int,
   held_out: float = 1 / 16,
+  extra_tokens: Mapping[str, int] = types.MappingProxyType({}),
   on_bad_row: rows.OnBadRow = rows.refuse,
   name: str = 'jsonl',
 ) -> TextTask:
@@ -105,6 +107,8 @@ def jsonl(
     max_prompt_tokens: the most that a prompt may have.
     max_answer_tokens: the most that an answer may have, without EOS.
     held_out: the share of validation, and again of test, with `train` alone.
+    extra_tokens: further text fields that rollouts read, such as a hint, and
+      the most tokens that each may have.
     on_bad_row: `rows.refuse` stops with one sentence; `rows.drop` leaves the
       row out and counts it in `Table.dropped`.
     name: of the task.
@@ -125,7 +129,11 @@ def jsonl(
     check=functools.partial(
       _check_row,
       encode=functools.partial(vocabularies.encode, vocabulary=vocabulary),
-      limits={'prompt': max_prompt_tokens, 'answer': max_answer_tokens},
+      limits={
+        'prompt': max_prompt_tokens,
+        'answer': max_answer_tokens,
+        **extra_tokens,
+      },
     ),
     on_bad_row=on_bad_row,
     held_out=held_out,
@@ -138,6 +146,7 @@ def jsonl(
     vocabulary=vocabulary,
     max_prompt_tokens=max_prompt_tokens,
     max_answer_tokens=max_answer_tokens,
+    extra_tokens=extra_tokens,
     on_bad_row=on_bad_row,
     dropped=files.dropped,
   )
@@ -151,6 +160,7 @@ def registered(
   vocabulary: seqio.Vocabulary,
   max_prompt_tokens: int,
   max_answer_tokens: int,
+  extra_tokens: Mapping[str, int] = types.MappingProxyType({}),
   on_bad_row: rows.OnBadRow = rows.refuse,
 ) -> TextTask:
   """A task or mixture from the registry of seqio.
@@ -165,6 +175,8 @@ def registered(
     vocabulary: of the model; the one of the features that are token ids.
     max_prompt_tokens: the most that a prompt may have.
     max_answer_tokens: the most that an answer may have, without EOS.
+    extra_tokens: further text fields that rollouts read, such as a hint, and
+      the most tokens that each may have.
     on_bad_row: `rows.refuse` stops with one sentence; `rows.drop` leaves the
       row out and counts it in `Table.dropped`.
 
@@ -193,6 +205,7 @@ def registered(
     max_answer_tokens=max_answer_tokens,
     prompt_field=prompt_field,
     answer_field=answer_field,
+    extra_tokens=extra_tokens,
     on_bad_row=on_bad_row,
   )
 
@@ -270,5 +283,6 @@ def _check_row(
   for field, limit in limits.items():
     text = rows.text_of(fields, field, where=where)
     size = len(rows.ids_of(text, field, where=where, encode=encode))
-    setting = f'max_{field}_tokens'
+    own = field in ('prompt', 'answer')
+    setting = f'max_{field}_tokens' if own else f'extra_tokens[{field!r}]'
     rows.check_length(size, field, where=where, limit=limit, setting=setting)

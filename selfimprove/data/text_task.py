@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from selfimprove.data import examples, rows
+import numpy as np
+from jaxtyping import Int
+
+from selfimprove.data import examples, rows, vocabularies
 from selfimprove.data.tensorflow_host import seqio
 
 
@@ -37,6 +41,8 @@ class TextTask:
     max_answer_tokens: width of the reference answer, without EOS, at least 1.
     prompt_field: feature with the prompt, as text or as ids.
     answer_field: feature with the answer, as text or as ids.
+    extra_tokens: further text fields that rollouts read as token ids, such as
+      a hint, and the most tokens that each may have.
     on_bad_row: what to do with a row that breaks a rule.
     dropped: split -> rows left out before `provider` saw them, by field and
       rule; several splits of one file all report the file's.
@@ -49,6 +55,7 @@ class TextTask:
   max_answer_tokens: int
   prompt_field: str = 'prompt'
   answer_field: str = 'answer'
+  extra_tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
   on_bad_row: rows.OnBadRow = rows.refuse
   dropped: Callable[[str], Mapping[str, int]] = none_dropped
 
@@ -117,9 +124,29 @@ class TextTask:
     others = examples.other_fields(
       example, besides=(self.prompt_field, self.answer_field)
     )
+    fields = others | text
     return rows.Row(
-      fields=others | text, prompt_ids=ids['prompt'], answer_ids=ids['answer']
+      fields=fields,
+      prompt_ids=ids['prompt'],
+      answer_ids=ids['answer'],
+      extra_ids=self._extra(fields, where),
     )
+
+  def _extra(
+    self, fields: Mapping[str, Any], where: str
+  ) -> dict[str, Int[np.ndarray, 'n']]:
+    """Token ids of the further fields."""
+    encode = functools.partial(vocabularies.encode, vocabulary=self.vocabulary)
+    found = {}
+    for field, limit in self.extra_tokens.items():
+      text = rows.text_of(fields, field, where=where)
+      ids = rows.ids_of(text, field, where=where, encode=encode)
+      setting = f'extra_tokens[{field!r}]'
+      rows.check_length(
+        len(ids), field, where=where, limit=limit, setting=setting
+      )
+      found[field] = ids
+    return found
 
 
 def check_widths(*, max_prompt_tokens: int, max_answer_tokens: int) -> None:

@@ -119,11 +119,48 @@ def group_normalized(
       f'needs more than {ddof} samples; sample more per prompt or use '
       '`none` or `batch_baseline`.'
     )
+  centered = group_centered(rewards, group_size=group_size)
+  return centered / group_spread(
+    rewards, group_size=group_size, eps=eps, ddof=ddof
+  )
+
+
+def group_spread(
+  rewards: Float[Array, 'b turns'],
+  *,
+  group_size: int,
+  eps: float | Float[Array, ''] = 1e-6,
+  ddof: int = 1,
+) -> Float[Array, 'b turns']:
+  """Standard deviations of the rewards of a group, to divide by.
+
+  σ + ε, and 1 in tied groups;  σ² = Σⱼ (rⱼ − mean)² / (g − ddof)
+
+  Args:
+    rewards: one reward per sample and turn; rows of a group are neighbours.
+    group_size: samples per prompt, at least 1.
+    eps: added to the standard deviation, at least 0.
+    ddof: 1 for the sample deviation, 0 for that of the population.
+
+  Returns:
+    The same positive number for all samples of a group; 1 if the group has no
+    more than `ddof` samples.
+
+  Raises:
+    ValueError: if the rows are not a whole number of groups.
+
+  Source: arXiv:2402.03300 section 4.1.2, which leaves `ddof` open.
+  Differs: 1 in tied groups.
+
+  >>> group_spread(jnp.array([[3.0], [3.0]]), group_size=2).tolist()
+  [[1.0], [1.0]]
+  """
+  if group_size <= ddof:
+    return jnp.ones_like(rewards)
   gains = _gains(rewards, group_size)
-  centered = gains - jnp.mean(gains, axis=1, keepdims=True)
   deviation = jnp.std(gains, axis=1, keepdims=True, ddof=ddof)
   spread = jnp.where(deviation > 0, deviation + eps, 1)
-  return (centered / spread).reshape(rewards.shape)
+  return jnp.broadcast_to(spread, gains.shape).reshape(rewards.shape)
 
 
 def leave_one_out(

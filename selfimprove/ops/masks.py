@@ -53,3 +53,60 @@ def take_by_turn(
   """
   placed = jnp.take_along_axis(values, jnp.maximum(turn, 0), axis=1)
   return jnp.where(turn >= 0, placed, 0)
+
+
+def turn_sums(
+  values: Float[Array, 'b t'], turn: Int[Array, 'b t'], *, turns: int
+) -> Float[Array, 'b turns']:
+  """Sums of per-token values over the tokens that each turn wrote.
+
+  Sᵢ = Σₜ xₜ 1{turnₜ = i}
+
+  Args:
+    values: per-token values; ignored on tokens that no turn wrote.
+    turn: turn that wrote the token, from 0 and below `turns`; -1 on every
+      other token.
+    turns: how many, at least 1.
+
+  Returns:
+    One sum per row and turn.
+
+  Source: none; a convention of this project.
+  Differs: no.
+
+  >>> turn_sums(jnp.ones((1, 3)), jnp.array([[0, -1, 0]]), turns=2).tolist()
+  [[2.0, 0.0]]
+  """
+  sums = [
+    jnp.sum(jnp.where(turn == i, values, 0), axis=1) for i in range(turns)
+  ]
+  return jnp.stack(sums, axis=1)
+
+
+def at_ends(
+  values: Float[Array, 'b turns'], turn: Int[Array, 'b t']
+) -> Float[Array, 'b t']:
+  """Per-turn values, placed on the last token that each turn wrote.
+
+  xₜ = values[turnₜ] where no later token is of that turn, else 0
+
+  Args:
+    values: one value per row and turn.
+    turn: turn that wrote the token, from 0 and below `turns`; -1 on every
+      other token.
+
+  Returns:
+    Per-token values; a turn that wrote nothing is nowhere.
+
+  Source: none; a convention of this project.
+  Differs: no.
+
+  >>> at_ends(jnp.array([[3.0, 4.0]]), jnp.array([[0, 0, -1, 1]])).tolist()
+  [[0.0, 3.0, 0.0, 4.0]]
+  """
+  slots = jnp.arange(turn.shape[1], dtype=jnp.int32)[None, :]
+  placed = jnp.zeros(turn.shape, values.dtype)
+  for i in range(values.shape[1]):
+    last = jnp.max(jnp.where(turn == i, slots, -1), axis=1, keepdims=True)
+    placed = jnp.where(slots == last, values[:, i : i + 1], placed)
+  return placed

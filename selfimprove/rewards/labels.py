@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from selfimprove import types
 from selfimprove.types import Rollout
@@ -85,3 +85,39 @@ class DropTiedGroups:
     groups = rewards.reshape(-1, rollout.group_size, rewards.shape[1])
     differs = (groups != groups[:, :1]).any(axis=(1, 2))
     return jnp.repeat(differs.astype(jnp.float32), rollout.group_size)
+
+
+@types.record
+class KeepBestAndWorst:
+  """Weight 1 for the best and the worst sample of a group that is not tied.
+
+  They are those of the highest and the lowest reward of the last attempt, of
+  several the first.
+  """
+
+  def __call__(
+    self, rollout: Rollout, rewards: Float[Array, 'b turns']
+  ) -> Float[Array, 'b']:
+    """Returns 1.0 or 0.0 per sample."""
+    group = rollout.group_size
+    best, worst = best_and_worst(rewards, group_size=group)
+    rows = jnp.arange(group)[None, :]
+    chosen = (rows == best[:, None]) | (rows == worst[:, None])
+    chosen &= (best != worst)[:, None]
+    return chosen.reshape(-1).astype(jnp.float32)
+
+
+def best_and_worst(
+  rewards: Float[Array, 'b turns'], *, group_size: int
+) -> tuple[Int[Array, 'p'], Int[Array, 'p']]:
+  """Places of the best and the worst sample within each group.
+
+  Args:
+    rewards: of each attempt; the last one decides.
+    group_size: rows of a group, which are neighbours.
+
+  Returns:
+    Two indices from 0 per group, equal where the group is tied.
+  """
+  grouped = rewards[:, -1].reshape(-1, group_size)
+  return jnp.argmax(grouped, axis=1), jnp.argmin(grouped, axis=1)

@@ -81,6 +81,7 @@ def assemble(
     group_id=_per_row(jnp.arange(count, dtype=jnp.int32), group_size),
     example_id=_per_row(prompts.example_id, group_size),
     finished=jnp.stack(finished, axis=1),
+    off_context=jnp.zeros((count * group_size,), bool),
     spans=tuple(spans),
     group_size=group_size,
     prompt_slots=prompts.tokens.shape[1],

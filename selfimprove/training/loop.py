@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from jax.sharding import Mesh
 
-from selfimprove.training import programs
+from selfimprove.training import collect, collecting, programs
 from selfimprove.training.checkpoint import CheckpointStore
 from selfimprove.training.detectors import Monitor
 from selfimprove.training.finite import check_finite
@@ -17,12 +18,15 @@ from selfimprove.training.progress import Progress
 from selfimprove.training.signals import StopRequest
 from selfimprove.training.stages import Cursor, Stage, needs_reference
 from selfimprove.training.state import (
+  Models,
   TrainState,
   abstract_state,
+  init_critic_optimizer,
   init_state,
 )
+from selfimprove.training.step import trained
 from selfimprove.training.timing import PhaseTimers
-from selfimprove.types import Params, Policy, Prompts
+from selfimprove.types import Params, Prompts
 
 Evaluate = Callable[[Params], Mapping[str, float]]
 """(params) -> metrics `eval/...` on held-out problems."""
@@ -54,7 +58,7 @@ class Run:
   """Everything that the loop works with; made by the entry point.
 
   Attributes:
-    policy: the model.
+    models: the networks.
     stages: in order.
     batch: (stage, position) -> its next prompts, host arrays.
     judge: reads rollouts for rewards on the host.
@@ -70,7 +74,7 @@ class Run:
     timers: seconds per phase.
   """
 
-  policy: Policy
+  models: Models
   stages: Sequence[Stage]
   batch: Callable[[Stage, int], Prompts]
   judge: programs.Judge
@@ -133,12 +137,7 @@ def _begin(run: Run, init_params: Params | None) -> tuple[TrainState, Cursor]:
   if cursor.stage and not cursor.stage_step:
     # The optimizer that was saved is that of the stage which had just ended.
     stage = run.stages[cursor.stage - 1]
-  like = abstract_state(
-    run.policy,
-    stage.optimizer,
-    run.mesh,
-    with_reference=needs_reference(run.stages),
-  )
+  like = _like(run, stage)
   state, extra = run.store.restore(latest, like)
   run.monitor.load(extra['monitor'])
   run.writer.resume(latest)
@@ -148,18 +147,16 @@ def _begin(run: Run, init_params: Params | None) -> tuple[TrainState, Cursor]:
 
 def _fresh_state(run: Run, init_params: Params | None) -> TrainState:
   """The state before the first step, laid out over the mesh."""
-  first, with_reference = run.stages[0], needs_reference(run.stages)
-  like = abstract_state(
-    run.policy, first.optimizer, run.mesh, with_reference=with_reference
-  )
+  first = run.stages[0]
+  like = dataclasses.replace(_like(run, first), buffer={})
 
   def make(params: Params | None) -> TrainState:
     return init_state(
-      run.policy,
-      first.optimizer,
+      run.models,
+      first.optimizers,
       seed=run.seed,
       params=params,
-      with_reference=with_reference,
+      with_reference=needs_reference(run.stages),
     )
 
   shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
@@ -176,36 +173,62 @@ def _run_stage(
   stage, index = run.stages[cursor.stage], cursor.stage
   if not cursor.stage_step:
     state = _enter(run, stage, state)
-  program = programs.build(
-    run.policy,
-    stage,
+  made = programs.Build(
+    models=run.models,
+    stage=stage,
     mesh=run.mesh,
     state_shardings=jax.tree.map(lambda x: x.sharding, state),
     judge=run.judge,
   )
+  collects = stage.algorithm.collect is not None
+  program = collecting.build(made) if collects else programs.build(made)
   while cursor.stage == index and not run.stop.requested:
     state, cursor = _step(run, stage, program, state, cursor)
   return state, cursor
 
 
 def _enter(run: Run, stage: Stage, state: TrainState) -> TrainState:
-  """The state at the beginning of a stage: its optimizer, its reference."""
-  like = abstract_state(
-    run.policy,
-    stage.optimizer,
-    run.mesh,
-    with_reference=needs_reference(run.stages),
+  """The state at the beginning of a stage: its optimizers, its reference."""
+  like = _like(run, stage)
+  buffer = {} if like.buffer == {} else collect.empty(like.buffer)
+  shardings = jax.tree.map(
+    lambda leaf: leaf.sharding, dataclasses.replace(like, buffer={})
   )
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
 
   def enter(state: TrainState) -> TrainState:
     return dataclasses.replace(
-      state, opt_state=stage.optimizer.init(state.params)
+      state,
+      opt_state=stage.optimizer.init(state.params),
+      critic_opt_state=init_critic_optimizer(
+        stage.optimizers, state.critic_params
+      ),
     )
 
   if needs_reference(run.stages):
     state = dataclasses.replace(state, ref_params=stage.reference(state))
-  return jax.jit(enter, out_shardings=shardings)(state)
+  state = dataclasses.replace(state, buffer={})
+  state = jax.jit(enter, out_shardings=shardings)(state)
+  return dataclasses.replace(state, buffer=buffer)
+
+
+def _like(run: Run, stage: Stage) -> TrainState:
+  """Shapes, dtypes and shardings of the state during a stage."""
+  like = abstract_state(
+    run.models,
+    stage.optimizers,
+    run.mesh,
+    with_reference=needs_reference(run.stages),
+  )
+  if stage.algorithm.collect is None:
+    return like
+  buffer = collect.abstract_buffer(
+    run.models.policy,
+    stage.algorithm,
+    like.params,
+    run.batch(stage, 0),
+    run.mesh,
+  )
+  return dataclasses.replace(like, buffer=buffer)
 
 
 def _step(
@@ -217,10 +240,14 @@ def _step(
 ) -> tuple[TrainState, Cursor]:
   """One update and all that follows from it."""
   done = int(state.step) + 1
-  with run.timers.phase('data'):
-    prompts = run.batch(stage, int(state.position))
-  state, raw, codes = program(state, prompts, run.timers)
-  check_finite(done, codes, terms=stage.algorithm.terms, params=state.params)
+  batch = functools.partial(run.batch, stage)
+  state, raw, codes = program(state, batch, run.timers)
+  check_finite(
+    done,
+    codes,
+    terms=stage.algorithm.terms,
+    params=trained(state, stage.optimizers),
+  )
   metrics = to_scalars(raw)
   run.writer.write(done, metrics, labels={'stage': stage.name})
   cursor = cursor.after_step(stage, metrics)

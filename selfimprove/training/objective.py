@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +13,14 @@ from jaxtyping import Array, Float
 from selfimprove import types
 from selfimprove.algorithms.base import Algorithm, Term
 from selfimprove.ops import masks
-from selfimprove.training.score import score
+from selfimprove.training.microbatches import split
+from selfimprove.training.score import score, values
+from selfimprove.training.state import Models
 from selfimprove.types import (
   Estimate,
   Experience,
   Metrics,
   Params,
-  Policy,
   Rollout,
   Scores,
 )
@@ -26,37 +28,42 @@ from selfimprove.types import (
 
 @types.record
 class Credited:
-  """Samples with their credit, before the streams of the terms.
+  """Samples with their credit, and what was said about them before.
 
   Attributes:
     rollout: the samples.
+    rewards: of each attempt, as the verifier gave them.
     advantages: credit of each token.
     weight: sample weights, 0 drops a row.
+    streams: per-token arrays without gradient, by name.
   """
 
   rollout: Rollout
+  rewards: Float[Array, 'b turns']
   advantages: Float[Array, 'b t']
   weight: Float[Array, 'b']
+  streams: Mapping[str, Float[Array, 'b t']]
 
 
 def value_and_grad(
-  policy: Policy,
+  models: Models,
   algorithm: Algorithm,
-  params: Params,
+  params: Mapping[str, Params],
   ref_params: Params,
   samples: Credited,
   *,
   microbatches: int,
-) -> tuple[Metrics, Params]:
+) -> tuple[Metrics, dict[str, Params]]:
   """Loss metrics and the gradient of the loss, exact for any micro-batching.
 
   Every term is sum / count with the count taken over the whole batch, so the
   gradients of the micro-batches add up to that of the batch.
 
   Args:
-    policy: the model.
+    models: the networks.
     algorithm: its terms and needs.
-    params: where the gradient is taken.
+    params: where the gradient is taken: of `policy`, and of `critic` if it is
+      trained.
     ref_params: the reference policy.
     samples: the batch; its prompts are divided over the micro-batches.
     microbatches: how many; divides the number of prompts.
@@ -69,23 +76,26 @@ def value_and_grad(
   """
   counts = _counts(algorithm, samples)
 
-  def loss(params: Params, part: Credited) -> tuple[Array, Metrics]:
-    return _loss(policy, algorithm, params, ref_params, part, counts)
+  def loss(
+    params: Mapping[str, Params], part: Credited
+  ) -> tuple[Array, Metrics]:
+    return _loss(models, algorithm, params, ref_params, part, counts)
 
   differentiate = jax.value_and_grad(loss, has_aux=True)
   if microbatches == 1:
     (_, metrics), grads = differentiate(params, samples)
   else:
-    (_, metrics), grads = _accumulate(
-      differentiate, params, _split(samples, microbatches)
+    parts = split(
+      samples, parts=microbatches, group_size=samples.rollout.group_size
     )
+    (_, metrics), grads = _accumulate(differentiate, params, parts)
   means = {
     k: m.mean() if isinstance(m, Estimate) else m for k, m in metrics.items()
   }
   return means, grads
 
 
-def _accumulate(differentiate: Any, params: Params, parts: Credited) -> Any:
+def _accumulate(differentiate: Any, params: Any, parts: Credited) -> Any:
   """Sum of `differentiate` over the leading axis of `parts`."""
   shapes = jax.eval_shape(
     differentiate, params, jax.tree.map(lambda x: x[0], parts)
@@ -96,25 +106,6 @@ def _accumulate(differentiate: Any, params: Params, parts: Credited) -> Any:
     return jax.tree.map(jnp.add, total, differentiate(params, part)), None
 
   return jax.lax.scan(add, zeros, parts)[0]
-
-
-def _split(samples: Credited, microbatches: int) -> Credited:
-  """Whole groups dealt out in turn, so that no device runs out of rows."""
-  group = samples.rollout.group_size
-  prompts = samples.weight.shape[0] // group
-  if prompts % microbatches:
-    raise ValueError(
-      f'{prompts} prompts per step do not divide into {microbatches} '
-      'micro-batches; choose a divisor.'
-    )
-
-  def deal(x: Array) -> Array:
-    dealt = x.reshape(
-      prompts // microbatches, microbatches, group, *x.shape[1:]
-    )
-    return jnp.moveaxis(dealt, 1, 0).reshape(microbatches, -1, *x.shape[1:])
-
-  return jax.tree.map(deal, samples)
 
 
 def _counts(algorithm: Algorithm, samples: Credited) -> Mapping[str, Array]:
@@ -136,26 +127,25 @@ def _mask(term: Term, rollout: Rollout) -> Array:
 
 
 def _loss(
-  policy: Policy,
+  models: Models,
   algorithm: Algorithm,
-  params: Params,
+  params: Mapping[str, Params],
   ref_params: Params,
   samples: Credited,
   counts: Mapping[str, Array],
 ) -> tuple[Array, Metrics]:
   """This micro-batch's share of the loss, and its metrics as estimates."""
-  scores = score(
-    policy,
-    params,
-    samples.rollout,
-    needs=algorithm.needs,
-    ref_params=ref_params,
-  )
+  scores = _scores(models, algorithm, params, ref_params, samples.rollout)
+  streams = dict(samples.streams)
+  if 'old_logprobs' in algorithm.needs and 'old_logprobs' not in streams:
+    # With one update a batch, the policy before the update is the policy.
+    streams['old_logprobs'] = jax.lax.stop_gradient(scores.logprobs)
   experience = Experience(
     rollout=samples.rollout,
+    rewards=samples.rewards,
     advantages=samples.advantages,
     weight=samples.weight,
-    streams=_streams(policy, algorithm, ref_params, samples.rollout, scores),
+    streams=streams,
   )
   total, metrics = jnp.float32(0), dict[str, Any]()
   for name, term in algorithm.terms.items():
@@ -167,6 +157,29 @@ def _loss(
   metrics['loss/total'] = total
   metrics |= _of_policy(samples.rollout, scores)
   return total, metrics
+
+
+def _scores(
+  models: Models,
+  algorithm: Algorithm,
+  params: Mapping[str, Params],
+  ref_params: Params,
+  rollout: Rollout,
+) -> Scores:
+  """What the networks that are trained say about the tokens."""
+  scores = score(
+    models.policy,
+    params['policy'],
+    rollout,
+    needs=algorithm.needs,
+    ref_params=ref_params,
+  )
+  if 'values' not in algorithm.needs or 'critic' not in params:
+    return scores
+  found = values(models.critic, params['critic'], rollout)
+  return dataclasses.replace(
+    scores, streams={**scores.streams, 'values': found}
+  )
 
 
 def _term(
@@ -195,30 +208,14 @@ def _term(
   return share, by_turn
 
 
-def _streams(
-  policy: Policy,
-  algorithm: Algorithm,
-  ref_params: Params,
-  rollout: Rollout,
-  scores: Scores,
-) -> Mapping[str, Array]:
-  """The streams without gradient that the algorithm needs."""
-  streams = {}
-  if 'ref_logprobs' in algorithm.needs:
-    frozen = jax.lax.stop_gradient(ref_params)
-    streams['ref_logprobs'] = score(policy, frozen, rollout).logprobs
-  if 'old_logprobs' in algorithm.needs:
-    # With one update a batch, the policy before the update is the policy.
-    streams['old_logprobs'] = jax.lax.stop_gradient(scores.logprobs)
-  return streams
-
-
 def _of_policy(rollout: Rollout, scores: Scores) -> Metrics:
   """How sure the policy is of its tokens, and how the sampler saw them."""
   logprobs = jax.lax.stop_gradient(scores.logprobs)
   mask = rollout.loss_mask
   # Of tokens that were certain, or demonstrated, the sampler says nothing.
   sampled = mask & (rollout.sampler_logprobs != 0)
+  # Nor does it of those that were drawn behind a hint.
+  sampled = sampled & ~rollout.off_context[:, None]
   gap = jnp.abs(logprobs - rollout.sampler_logprobs)
   return {
     'policy/entropy': _mean(-logprobs, mask),

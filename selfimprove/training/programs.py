@@ -12,38 +12,83 @@ import numpy as np
 from jax.sharding import Mesh
 
 from selfimprove import partitioning
-from selfimprove.algorithms.base import HostReward
+from selfimprove.algorithms.base import Algorithm, HostReward
 from selfimprove.training import step as steps
 from selfimprove.training.stages import Stage
-from selfimprove.training.state import TrainState
+from selfimprove.training.state import Models, TrainState
 from selfimprove.training.timing import PhaseTimers
-from selfimprove.types import Metrics, Policy, Prompts, Rollout
+from selfimprove.types import Metrics, Prompts, Rollout
 
 Judge = Callable[[HostReward, Rollout], np.ndarray]
 """(reward, rollout on the host) -> f32[b turns]."""
 
+Batch = Callable[[int], Prompts]
+"""(position) -> the prompts that begin there, host arrays."""
+
 StepFn = Callable[
-  [TrainState, Prompts, PhaseTimers], tuple[TrainState, Metrics, Any]
+  [TrainState, Batch, PhaseTimers], tuple[TrainState, Metrics, Any]
 ]
-"""(state, prompts on the host, timers) -> state, metrics, finite codes."""
+"""(state, batch, timers) -> state, metrics, finite codes."""
 
 
-def build(
-  policy: Policy,
-  stage: Stage,
-  *,
-  mesh: Mesh,
-  state_shardings: Any,
-  judge: Judge,
-) -> StepFn:
-  """The step of a stage: one program, or two around a reward on the host.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Build:
+  """What the programs of a stage are made from.
 
-  Args:
-    policy: the model.
-    stage: whose algorithm, optimizer and micro-batches are used.
+  Attributes:
+    models: the networks.
+    stage: whose algorithm, optimizers and plan are used.
     mesh: where the arrays live.
     state_shardings: of the train state; outputs keep them.
     judge: reads a rollout for rewards that are computed from text.
+  """
+
+  models: Models
+  stage: Stage
+  mesh: Mesh
+  state_shardings: Any
+  judge: Judge
+
+  @property
+  def algorithm(self) -> Algorithm:
+    """The stage's algorithm as an operand of compiled programs.
+
+    A reward on the host is an object with processes behind it, no operand.
+    """
+    nothing: Any = None
+    algorithm = self.stage.algorithm
+    if isinstance(algorithm.reward, HostReward):
+      return dataclasses.replace(algorithm, reward=nothing)
+    return algorithm
+
+  def compiled(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    """`step(algorithm, state, ...)` that donates and returns the state.
+
+    Args:
+      step: one of those of `training.step`, without its networks.
+
+    Returns:
+      The compiled function.
+    """
+    bound = functools.partial(
+      step, self.models, self.stage.optimizers, plan=self.stage.plan
+    )
+    return jax.jit(
+      bound,
+      out_shardings=(self.state_shardings, None, None),
+      donate_argnums=(1,),
+    )
+
+  def place(self, arrays: Any) -> Any:
+    """Host arrays on the devices, divided over the batch axes of the mesh."""
+    return jax.device_put(arrays, partitioning.rows(self.mesh))
+
+
+def build(made: Build) -> StepFn:
+  """The step of a stage: one program, or two around a reward on the host.
+
+  Args:
+    made: what it is made from.
 
   Returns:
     The step; it donates the state it is given.
@@ -51,88 +96,54 @@ def build(
   Raises:
     ValueError: the prompts do not divide over the devices.
   """
-  _check_divides(stage, mesh)
-  make = (
-    _on_host if isinstance(stage.algorithm.reward, HostReward) else _in_graph
-  )
-  return make(policy, stage, mesh, state_shardings, judge)
-
-
-def place(prompts: Prompts, mesh: Mesh) -> Prompts:
-  """Prompts on the devices, divided over the batch axes of the mesh.
-
-  Args:
-    prompts: host arrays.
-    mesh: where they go.
-
-  Returns:
-    The same prompts as device arrays.
-  """
-  return jax.device_put(prompts, partitioning.rows(mesh))
+  _check_divides(made.stage, made.mesh)
+  if isinstance(made.stage.algorithm.reward, HostReward):
+    return _on_host(made)
+  return _in_graph(made)
 
 
 def _check_divides(stage: Stage, mesh: Mesh) -> None:
   shards = mesh.shape['data'] * mesh.shape['fsdp']
-  part = stage.prompts_per_step // stage.microbatches
+  part = stage.prompts_per_step // (stage.microbatches * stage.minibatches)
   if part % shards:
     raise ValueError(
       f'Stage {stage.name!r}: {part} prompts of a micro-batch do not divide '
       f'over data x fsdp = {shards} devices; change prompts_per_step, '
-      'microbatches or the mesh.'
+      'microbatches, minibatches or the mesh.'
     )
 
 
-def _in_graph(
-  policy: Policy, stage: Stage, mesh: Mesh, state_shardings: Any, judge: Judge
-) -> StepFn:
+def _in_graph(made: Build) -> StepFn:
   """From prompts to update in one program."""
-  del judge
-  program = jax.jit(
-    functools.partial(
-      steps.step,
-      policy,
-      stage.optimizer,
-      microbatches=stage.microbatches,
-    ),
-    out_shardings=(state_shardings, None, None),
-    donate_argnums=(1,),
-  )
+  program = made.compiled(steps.step)
 
-  def run(state: TrainState, prompts: Prompts, timers: PhaseTimers) -> Any:
-    with timers.phase('step', variant=stage.name):
-      placed = place(prompts, mesh)
-      return jax.block_until_ready(program(stage.algorithm, state, placed))
+  def run(state: TrainState, batch: Batch, timers: PhaseTimers) -> Any:
+    with timers.phase('data'):
+      prompts = made.place(batch(int(state.position)))
+    with timers.phase('step', variant=made.stage.name):
+      return jax.block_until_ready(program(made.algorithm, state, prompts))
 
   return run
 
 
-def _on_host(
-  policy: Policy, stage: Stage, mesh: Mesh, state_shardings: Any, judge: Judge
-) -> StepFn:
+def _on_host(made: Build) -> StepFn:
   """Two programs, with verdicts from the host between them."""
-  # The reward is an object with processes behind it, not an operand of jit.
-  reward: Any = stage.algorithm.reward
-  nothing: Any = None
-  algorithm = dataclasses.replace(stage.algorithm, reward=nothing)
-  sample = jax.jit(functools.partial(steps.sample, policy))
-  learn = jax.jit(
-    functools.partial(
-      steps.learn, policy, stage.optimizer, microbatches=stage.microbatches
-    ),
-    out_shardings=(state_shardings, None, None),
-    donate_argnums=(1,),
-  )
+  reward: Any = made.stage.algorithm.reward
+  sample = jax.jit(functools.partial(steps.sample, made.models))
+  learn = made.compiled(steps.consume_and_learn)
 
-  def run(state: TrainState, prompts: Prompts, timers: PhaseTimers) -> Any:
-    with timers.phase('rollout', variant=stage.name):
-      rollout = sample(algorithm, state, place(prompts, mesh))
+  def run(state: TrainState, batch: Batch, timers: PhaseTimers) -> Any:
+    with timers.phase('data'):
+      prompts = made.place(batch(int(state.position)))
+    with timers.phase('rollout', variant=made.stage.name):
+      rollout = sample(made.algorithm, state, prompts)
       rollout = jax.block_until_ready(rollout)
     with timers.phase('reward'):
-      verdicts = judge(reward, jax.device_get(rollout))
-    with timers.phase('update', variant=stage.name):
-      rewards = jax.device_put(verdicts, partitioning.rows(mesh))
-      out = jax.block_until_ready(learn(algorithm, state, rollout, rewards))
-    state, metrics, codes = out
+      verdicts = made.judge(reward, jax.device_get(rollout))
+    with timers.phase('update', variant=made.stage.name):
+      rewards = made.place(verdicts)
+      out = learn(made.algorithm, state, prompts, rollout, rewards)
+      state, metrics, codes = jax.block_until_ready(out)
     # How many calls failed or timed out, from rewards that count them.
     counts = getattr(reward, 'metrics', dict)()
     return state, {**metrics, **counts}, codes

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from selfimprove.ops import divergences, logprobs
-from selfimprove.types import Params, Policy, Rollout, Scores
+from selfimprove.types import Critic, Params, Policy, Rollout, Scores
 
 CHUNK_SIZE = 1024
 """Rows whose logits exist at one time; bounds memory, changes no result."""
@@ -36,7 +36,7 @@ def score(
     params: its parameters; gradients flow to them.
     rollout: the tokens.
     needs: streams to compute; of them `entropy` and `exact_kl` concern this
-      function, the others are left to `training.streams`.
+      function, the others are left to others.
     ref_params: the reference of `exact_kl`; no gradient reaches it.
     chunk_size: tokens whose logits exist at one time.
 
@@ -63,13 +63,39 @@ def score(
   return Scores(logprobs=streams.pop('logprobs'), streams=streams)
 
 
+def values(
+  critic: Critic | None, params: Params, rollout: Rollout
+) -> Float[Array, 'b t']:
+  """Values of the states in which the tokens of a rollout were written.
+
+  Args:
+    critic: the value function.
+    params: its parameters; gradients flow to them.
+    rollout: the tokens.
+
+  Returns:
+    For each token the value of what stands before it; 0 in the prompt.
+
+  Raises:
+    ValueError: there is no critic.
+  """
+  if critic is None:
+    raise ValueError(
+      'The algorithm needs `values` and the run has no critic; bind '
+      'stages.Stage.critic_optimizer.'
+    )
+  hidden = predictors(critic, params, rollout)
+  pad = ((0, 0), (rollout.prompt_slots, 0))
+  return jnp.pad(critic.value(params, hidden), pad)
+
+
 def predictors(
-  policy: Policy, params: Params, rollout: Rollout
+  policy: Policy | Critic, params: Params, rollout: Rollout
 ) -> Float[Array, 'b c d']:
   """The hidden state that predicts each token behind the prompt.
 
   Args:
-    policy: the model.
+    policy: the model, or a critic.
     params: its parameters.
     rollout: the tokens; the c slots behind its prompt are predicted.
 

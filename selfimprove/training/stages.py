@@ -12,7 +12,8 @@ import optax
 
 from selfimprove.algorithms.base import Algorithm
 from selfimprove.training.conditions import Condition
-from selfimprove.training.state import TrainState
+from selfimprove.training.state import Optimizers, TrainState
+from selfimprove.training.step import Plan
 from selfimprove.types import Params
 
 
@@ -52,7 +53,11 @@ class Stage:
     optimizer: of this stage.
     steps: updates, at least 1; the most, if there is a condition.
     prompts_per_step: problems of a batch, at least 1.
-    microbatches: parts in which a gradient is computed; divides the prompts.
+    microbatches: parts in which a gradient is computed.
+    epochs: times that a batch is gone through.
+    minibatches: updates in each epoch, over as many parts of the batch; with
+      `microbatches` it divides the prompts.
+    critic_optimizer: of the critic; None trains none.
     reference: (state) -> reference parameters, applied when the stage begins.
     advance: condition that ends the stage early.
   """
@@ -63,21 +68,46 @@ class Stage:
   steps: int
   prompts_per_step: int
   microbatches: int = 1
+  epochs: int = 1
+  minibatches: int = 1
+  critic_optimizer: optax.GradientTransformation | None = None
   reference: Callable[[TrainState], Params] = keep_reference
   advance: Condition | None = None
 
   def __post_init__(self) -> None:
-    for name in ('steps', 'prompts_per_step', 'microbatches'):
+    for name in (
+      'steps',
+      'prompts_per_step',
+      'microbatches',
+      'epochs',
+      'minibatches',
+    ):
       if getattr(self, name) < 1:
         raise ValueError(
           f'Stage {self.name!r}: {name}={getattr(self, name)} but must be '
           'at least 1; to leave a stage out, take it off the list.'
         )
-    if self.prompts_per_step % self.microbatches:
+    parts = self.minibatches * self.microbatches
+    if self.prompts_per_step % parts:
       raise ValueError(
         f'Stage {self.name!r}: prompts_per_step={self.prompts_per_step} does '
-        f'not divide into microbatches={self.microbatches}; choose a divisor.'
+        f'not divide into minibatches={self.minibatches} times '
+        f'microbatches={self.microbatches}; choose divisors.'
       )
+
+  @property
+  def plan(self) -> Plan:
+    """How a batch becomes updates."""
+    return Plan(
+      epochs=self.epochs,
+      minibatches=self.minibatches,
+      microbatches=self.microbatches,
+    )
+
+  @property
+  def optimizers(self) -> Optimizers:
+    """What updates the policy and the critic."""
+    return Optimizers(policy=self.optimizer, critic=self.critic_optimizer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,3 +185,18 @@ def needs_reference(stages: Sequence[Stage]) -> bool:
   """
   needs = {name for stage in stages for name in stage.algorithm.needs}
   return bool(needs & {'ref_logprobs', 'exact_kl'})
+
+
+def needs_critic(stages: Sequence[Stage]) -> bool:
+  """Whether any stage asks a critic or trains one.
+
+  Args:
+    stages: of the run.
+
+  Returns:
+    True if `values` are needed or a critic has an optimizer.
+  """
+  return any(
+    'values' in stage.algorithm.needs or stage.critic_optimizer is not None
+    for stage in stages
+  )

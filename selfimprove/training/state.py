@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,31 @@ from jaxtyping import Array, Int, UInt32
 
 from selfimprove import partitioning, types
 from selfimprove.ops.keys import named_key
-from selfimprove.types import Params, Policy
+from selfimprove.types import Critic, Params, Policy
+
+
+class Models(NamedTuple):
+  """The networks of a run.
+
+  Attributes:
+    policy: the language model.
+    critic: the value function or reward model; None if no stage needs one.
+  """
+
+  policy: Policy
+  critic: Critic | None = None
+
+
+class Optimizers(NamedTuple):
+  """What updates the networks.
+
+  Attributes:
+    policy: of the language model.
+    critic: of the critic; None where none is trained.
+  """
+
+  policy: optax.GradientTransformation
+  critic: optax.GradientTransformation | None = None
 
 
 @types.record
@@ -26,6 +50,10 @@ class TrainState:
     params: of the policy being trained.
     opt_state: of the current stage's optimizer.
     ref_params: of the reference policy; an empty tree if no stage needs one.
+    critic_params: of the critic; an empty tree if no stage needs one.
+    critic_opt_state: of the optimizer of the critic.
+    buffer: judged groups that wait for a step (`collect.Buffer`); an empty tree
+      where batches are not collected.
     seed: key data of the run; keys are derived from it and `step`.
   """
 
@@ -34,12 +62,15 @@ class TrainState:
   params: Params
   opt_state: Any
   ref_params: Params
+  critic_params: Params
+  critic_opt_state: Any
+  buffer: Any
   seed: UInt32[Array, '2']
 
 
 def init_state(
-  policy: Policy,
-  optimizer: optax.GradientTransformation,
+  models: Models,
+  optimizers: Optimizers,
   *,
   seed: int,
   with_reference: object,
@@ -48,25 +79,60 @@ def init_state(
   """The state before the first step.
 
   Args:
-    policy: whose parameters are initialised.
-    optimizer: of the first stage.
+    models: whose parameters are initialised.
+    optimizers: of the first stage.
     seed: of the run.
     with_reference: whether any stage compares with a reference policy.
-    params: parameters to begin with; None initialises them from the seed.
+    params: of the policy to begin with; None initialises them from the seed.
 
   Returns:
-    State with the reference equal to the initial policy.
+    State with the reference equal to the initial policy, and a critic whose
+    trunk is that of the initial policy where it has the same shape.
   """
   key = jax.random.key(seed)
-  params = policy.init(named_key(key, 'params')) if params is None else params
+  if params is None:
+    params = models.policy.init(named_key(key, 'params'))
+  critic_params = {}
+  if models.critic is not None:
+    critic_params = _init_critic(
+      models.critic, params, named_key(key, 'critic')
+    )
   return TrainState(
     step=jnp.int32(0),
     position=jnp.int32(0),
     params=params,
-    opt_state=optimizer.init(params),
+    opt_state=optimizers.policy.init(params),
     ref_params=jax.tree.map(jnp.copy, params) if with_reference else {},
+    critic_params=critic_params,
+    critic_opt_state=init_critic_optimizer(optimizers, critic_params),
+    buffer={},
     seed=jax.random.key_data(key),
   )
+
+
+def init_critic_optimizer(optimizers: Optimizers, critic_params: Params) -> Any:
+  """The state of the critic's optimizer before its first update.
+
+  Args:
+    optimizers: of a stage.
+    critic_params: an empty tree if there is no critic.
+
+  Returns:
+    The state; an empty tree if the stage trains no critic.
+  """
+  if optimizers.critic is None:
+    return {}
+  return optimizers.critic.init(critic_params)
+
+
+def _init_critic(critic: Critic, params: Params, key: jax.Array) -> Params:
+  """Parameters of the critic, with the trunk of the policy where it fits."""
+  made = critic.init(key)
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+  trunk = {name: params[name] for name in made['trunk'] if name in params}
+  if shapes(trunk) == shapes(made['trunk']):
+    made = {**made, 'trunk': jax.tree.map(jnp.copy, trunk)}
+  return made
 
 
 def abstract_params(policy: Policy, mesh: Mesh) -> Params:
@@ -90,19 +156,19 @@ def abstract_params(policy: Policy, mesh: Mesh) -> Params:
 
 
 def abstract_state(
-  policy: Policy,
-  optimizer: optax.GradientTransformation,
+  models: Models,
+  optimizers: Optimizers,
   mesh: Mesh,
   *,
   with_reference: object,
 ) -> TrainState:
-  """Shapes, dtypes and shardings of the train state.
+  """Shapes, dtypes and shardings of the train state, with an empty buffer.
 
   What an optimizer keeps per parameter is laid out like that parameter.
 
   Args:
-    policy: the model.
-    optimizer: of the stage.
+    models: the networks.
+    optimizers: of the stage.
     mesh: where the state lives.
     with_reference: whether it holds reference parameters.
 
@@ -110,22 +176,28 @@ def abstract_state(
     A `TrainState` of `jax.ShapeDtypeStruct`s.
   """
   shapes = jax.eval_shape(
-    lambda: init_state(policy, optimizer, seed=0, with_reference=with_reference)
+    lambda: init_state(
+      models, optimizers, seed=0, with_reference=with_reference
+    )
   )
   whole = partitioning.replicated(mesh)
-  of_params = partitioning.shardings(policy.logical_axes(), shapes.params, mesh)
-  initialiser: Any = optimizer
+  axes = models.policy.logical_axes()
+  of_params = partitioning.shardings(axes, shapes.params, mesh)
+  of_critic: Any = {}
+  if models.critic is not None:
+    axes = models.critic.logical_axes()
+    of_critic = partitioning.shardings(axes, shapes.critic_params, mesh)
   shardings = dataclasses.replace(
     jax.tree.map(lambda _: whole, shapes),
     params=of_params,
-    opt_state=optax.tree.map_params(
-      initialiser,
-      lambda _, sharding: sharding,
-      shapes.opt_state,
-      of_params,
-      transform_non_params=lambda _: whole,
+    opt_state=_like_params(
+      optimizers.policy, shapes.opt_state, of_params, whole
     ),
     ref_params=of_params if with_reference else {},
+    critic_params=of_critic,
+    critic_opt_state=_like_params(
+      optimizers.critic, shapes.critic_opt_state, of_critic, whole
+    ),
   )
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -133,6 +205,21 @@ def abstract_state(
     ),
     shapes,
     shardings,
+  )
+
+
+def _like_params(
+  optimizer: Any, opt_state: Any, shardings: Any, whole: Any
+) -> Any:
+  """Shardings of an optimizer's state: what is per parameter, like it."""
+  if optimizer is None:
+    return {}
+  return optax.tree.map_params(
+    optimizer,
+    lambda _, sharding: sharding,
+    opt_state,
+    shardings,
+    transform_non_params=lambda _: whole,
   )
 
 

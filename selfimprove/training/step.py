@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +11,45 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from selfimprove.algorithms.base import Algorithm
-from selfimprove.training import measures
+from selfimprove.training import measures, streams
 from selfimprove.training.finite import finite_codes
+from selfimprove.training.microbatches import take_groups
 from selfimprove.training.objective import Credited, value_and_grad
-from selfimprove.training.state import TrainState, stream_key
-from selfimprove.types import Metrics, Policy, Prompts, Rollout
+from selfimprove.training.state import (
+  Models,
+  Optimizers,
+  TrainState,
+  stream_key,
+)
+from selfimprove.types import Metrics, Params, Prompts, Rollout
+
+
+class Plan(NamedTuple):
+  """How a batch becomes updates.
+
+  Attributes:
+    epochs: times that the batch is gone through.
+    minibatches: updates in each epoch, over as many parts of the batch.
+    microbatches: parts in which the gradient of an update is computed.
+  """
+
+  epochs: int = 1
+  minibatches: int = 1
+  microbatches: int = 1
+
+  @property
+  def updates(self) -> int:
+    """Updates that follow from one batch."""
+    return self.epochs * self.minibatches
 
 
 def sample(
-  policy: Policy, algorithm: Algorithm, state: TrainState, prompts: Prompts
+  models: Models, algorithm: Algorithm, state: TrainState, prompts: Prompts
 ) -> Rollout:
   """The rollout of a step: a function of run seed, step and prompts.
 
   Args:
-    policy: the model.
+    models: the networks.
     algorithm: whose `rollout` samples.
     state: parameters, seed and step.
     prompts: the batch.
@@ -33,98 +58,255 @@ def sample(
     `p * group_size` samples.
   """
   key = jax.random.fold_in(stream_key(state.seed, 'rollout'), state.step)
-  return algorithm.rollout(policy, state.params, prompts, key)
+  return algorithm.rollout(models.policy, state.params, prompts, key)
 
 
 def learn(
-  policy: Policy,
-  optimizer: optax.GradientTransformation,
+  models: Models,
+  optimizers: Optimizers,
   algorithm: Algorithm,
   state: TrainState,
   rollout: Rollout,
   rewards: Float[Array, 'b turns'],
   *,
-  microbatches: int,
+  plan: Plan,
+  real: Float[Array, 'b'] | None = None,
 ) -> tuple[TrainState, Metrics, Int[Array, 'checks']]:
-  """The update that follows from judged samples.
+  """The updates that follow from judged samples.
 
   Args:
-    policy: the model.
-    optimizer: of the stage.
+    models: the networks.
+    optimizers: of the stage.
     algorithm: its combiner, label, credit and terms.
     state: before the step.
     rollout: the samples.
     rewards: of each attempt, as the verifier gave them.
-    microbatches: parts in which the gradient is computed.
+    plan: how many updates, and in which parts.
+    real: 0.0 for rows that are no samples; None if all are.
 
   Returns:
-    State after the step, its metrics, and codes that say whether each loss
-    term and gradient was finite (`finite.check_finite`).
+    State after the step, its metrics (means over the updates), and codes that
+    say whether each loss term and gradient was finite (`finite.check_finite`).
   """
   shaped = algorithm.combine(rewards)
-  samples = Credited(
-    rollout=rollout,
-    advantages=algorithm.credit(rollout, shaped),
-    weight=algorithm.label(rollout, rewards),
-  )
-  losses, grads = value_and_grad(
-    policy,
-    algorithm,
-    state.params,
-    state.ref_params,
-    samples,
-    microbatches=microbatches,
-  )
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  samples = _credited(models, algorithm, state, rollout, rewards, shaped, plan)
+  if real is not None:
+    samples = dataclasses.replace(samples, weight=samples.weight * real)
+  if plan.updates == 1:
+    state, losses, codes = _update(
+      models, optimizers, algorithm, state, samples, plan
+    )
+  else:
+    state, losses, codes = _updates(
+      models, optimizers, algorithm, state, samples, plan
+    )
   metrics = {
     **losses,
     **measures.of_rollout(rollout),
     **measures.of_rewards(rollout, rewards, shaped, samples.weight),
-    'grad/norm': optax.tree.norm(grads),
   }
-  prompts = rollout.tokens.shape[0] // rollout.group_size
-  state = dataclasses.replace(
-    state,
-    step=state.step + 1,
-    position=state.position + jnp.int32(prompts),
-    params=optax.apply_updates(state.params, updates),
-    opt_state=opt_state,
-  )
-  terms = {name: losses[f'loss/{name}'] for name in algorithm.terms}
-  return state, metrics, finite_codes(terms, grads)
+  return dataclasses.replace(state, step=state.step + 1), metrics, codes
 
 
 def step(
-  policy: Policy,
-  optimizer: optax.GradientTransformation,
+  models: Models,
+  optimizers: Optimizers,
   algorithm: Algorithm,
   state: TrainState,
   prompts: Prompts,
   *,
-  microbatches: int,
+  plan: Plan,
 ) -> tuple[TrainState, Metrics, Int[Array, 'checks']]:
   """A whole step as one program, for rewards that are computed in graph.
 
   Args:
-    policy: the model.
-    optimizer: of the stage.
+    models: the networks.
+    optimizers: of the stage.
     algorithm: what to sample and minimise.
     state: before the step.
     prompts: the batch.
-    microbatches: parts in which the gradient is computed.
+    plan: how many updates, and in which parts.
 
   Returns:
     What `learn` returns.
   """
-  rollout = sample(policy, algorithm, state, prompts)
+  rollout = sample(models, algorithm, state, prompts)
   verify: Any = algorithm.reward  # `programs` takes rewards on the host apart.
   rewards = verify(rollout, prompts)
+  state = consume(state, prompts)
   return learn(
-    policy,
-    optimizer,
-    algorithm,
-    state,
-    rollout,
-    rewards,
-    microbatches=microbatches,
+    models, optimizers, algorithm, state, rollout, rewards, plan=plan
   )
+
+
+def consume_and_learn(
+  models: Models,
+  optimizers: Optimizers,
+  algorithm: Algorithm,
+  state: TrainState,
+  prompts: Prompts,
+  rollout: Rollout,
+  rewards: Float[Array, 'b turns'],
+  *,
+  plan: Plan,
+) -> tuple[TrainState, Metrics, Int[Array, 'checks']]:
+  """`learn`, for prompts whose samples were judged outside the graph.
+
+  Args:
+    models: the networks.
+    optimizers: of the stage.
+    algorithm: its combiner, label, credit and terms.
+    state: before the step.
+    prompts: that were sampled for.
+    rollout: the samples.
+    rewards: of each attempt.
+    plan: how many updates, and in which parts.
+
+  Returns:
+    What `learn` returns.
+  """
+  state = consume(state, prompts)
+  return learn(
+    models, optimizers, algorithm, state, rollout, rewards, plan=plan
+  )
+
+
+def consume(state: TrainState, prompts: Prompts) -> TrainState:
+  """The state after a batch of prompts was drawn.
+
+  Args:
+    state: before.
+    prompts: the batch.
+
+  Returns:
+    The state with its data position moved on.
+  """
+  count = jnp.int32(prompts.tokens.shape[0])
+  return dataclasses.replace(state, position=state.position + count)
+
+
+def trained(state: TrainState, optimizers: Optimizers) -> dict[str, Params]:
+  """The parameters that a stage trains.
+
+  Args:
+    state: of the run.
+    optimizers: of the stage.
+
+  Returns:
+    Those of `policy`, and of `critic` if it has an optimizer.
+  """
+  if optimizers.critic is None:
+    return {'policy': state.params}
+  return {'policy': state.params, 'critic': state.critic_params}
+
+
+def _credited(
+  models: Models,
+  algorithm: Algorithm,
+  state: TrainState,
+  rollout: Rollout,
+  rewards: Float[Array, 'b turns'],
+  shaped: Float[Array, 'b turns'],
+  plan: Plan,
+) -> Credited:
+  """The samples with all that is known before the first update."""
+  names = [name for name in streams.FROZEN if name in algorithm.needs]
+  # With one update a batch, the loss finds them on its way.
+  if plan.updates == 1 and not algorithm.derived and 'old_logprobs' in names:
+    names.remove('old_logprobs')
+  found: dict[str, Array] = streams.before_update(
+    models,
+    {'policy': state.params, 'critic': state.critic_params},
+    state.ref_params,
+    rollout,
+    names=names,
+    parts=plan.minibatches * plan.microbatches,
+  )
+  for name, derive in algorithm.derived.items():
+    made = derive(rollout, shaped, found)
+    found = {**found, name: jax.lax.stop_gradient(made)}
+  return Credited(
+    rollout=rollout,
+    rewards=rewards,
+    advantages=algorithm.credit(rollout, shaped, found),
+    weight=algorithm.label(rollout, rewards),
+    streams=found,
+  )
+
+
+def _updates(
+  models: Models,
+  optimizers: Optimizers,
+  algorithm: Algorithm,
+  state: TrainState,
+  samples: Credited,
+  plan: Plan,
+) -> tuple[TrainState, Metrics, Int[Array, 'checks']]:
+  """Several updates, each over whole groups drawn without replacement."""
+  group = samples.rollout.group_size
+  groups = samples.weight.shape[0] // group
+  if groups % plan.minibatches:
+    raise ValueError(
+      f'{groups} prompts per step do not divide into {plan.minibatches} '
+      'mini-batches; choose a divisor.'
+    )
+  key = jax.random.fold_in(stream_key(state.seed, 'minibatches'), state.step)
+  orders = jax.vmap(
+    lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), groups)
+  )(jnp.arange(plan.epochs))
+
+  def one(state: TrainState, chosen: Array) -> tuple[TrainState, Any]:
+    part = take_groups(samples, chosen, group_size=group)
+    state, metrics, codes = _update(
+      models, optimizers, algorithm, state, part, plan
+    )
+    return state, (metrics, codes)
+
+  chosen = orders.reshape(plan.updates, groups // plan.minibatches)
+  state, (metrics, codes) = jax.lax.scan(one, state, chosen)
+  # The first update in which something was not finite tells what.
+  first = jnp.argmax(jnp.any(codes > 0, axis=1))
+  return (
+    state,
+    jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics),
+    codes[first],
+  )
+
+
+def _update(
+  models: Models,
+  optimizers: Optimizers,
+  algorithm: Algorithm,
+  state: TrainState,
+  samples: Credited,
+  plan: Plan,
+) -> tuple[TrainState, Metrics, Int[Array, 'checks']]:
+  """One step of the optimizers."""
+  losses, grads = value_and_grad(
+    models,
+    algorithm,
+    trained(state, optimizers),
+    state.ref_params,
+    samples,
+    microbatches=plan.microbatches,
+  )
+  updates, opt_state = optimizers.policy.update(
+    grads['policy'], state.opt_state, state.params
+  )
+  metrics = {**losses, 'grad/norm': optax.tree.norm(grads['policy'])}
+  changes: dict[str, Any] = {
+    'params': optax.apply_updates(state.params, updates),
+    'opt_state': opt_state,
+  }
+  if optimizers.critic is not None:
+    updates, opt_state = optimizers.critic.update(
+      grads['critic'], state.critic_opt_state, state.critic_params
+    )
+    metrics['grad/critic_norm'] = optax.tree.norm(grads['critic'])
+    changes |= {
+      'critic_params': optax.apply_updates(state.critic_params, updates),
+      'critic_opt_state': opt_state,
+    }
+  terms = {name: losses[f'loss/{name}'] for name in algorithm.terms}
+  state = dataclasses.replace(state, **changes)
+  return state, metrics, finite_codes(terms, grads)

@@ -24,6 +24,7 @@ def of_turns(
     group_id=rows // group_size,
     example_id=rows // group_size,
     finished=jnp.ones((turn.shape[0], len(spans)), bool),
+    off_context=jnp.zeros(rows.shape, bool),
     spans=spans,
     group_size=group_size,
     prompt_slots=1,

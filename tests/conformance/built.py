@@ -27,7 +27,12 @@ TINY = (
 )
 
 # What an algorithm may ask for besides model and task; given if it does.
-ASKED = {'STEPS': 'STEPS = 2', 'INSTRUCTION': "INSTRUCTION = '?'"}
+ASKED = {
+  'STEPS': 'STEPS = 2',
+  'INSTRUCTION': "INSTRUCTION = '?'",
+  'HINT_OPENING': "HINT_OPENING = '?'",
+  'HINT_CLOSING': "HINT_CLOSING = '='",
+}
 
 
 def algorithm_files() -> list[str]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ class Numbers:
 
   max_prompt_tokens = 4
   max_answer_tokens = 2
+  extra_tokens = types.MappingProxyType({})
 
   def __init__(self, rows):
     self.rows = rows

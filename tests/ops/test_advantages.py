@@ -219,3 +219,17 @@ def test_an_undiscounted_progress_bonus_pays_for_wrong_first_attempts():
   slope = jax.grad(first_return)
   assert slope(0.5, 1.0) == -9
   assert slope(0.5, 0.0) == 1
+
+
+# What standard scores are divided by ---------------------------------------
+
+
+def test_the_spread_is_one_for_ties_and_for_groups_too_small():
+  # Rewards 0 and 2: sample deviation √2, that of the population 1.
+  rewards = jnp.array([[0.0], [2], [5], [5]])
+  for ddof, deviation in ((1, math.sqrt(2)), (0, 1)):
+    actual = advantages.group_spread(rewards, group_size=2, eps=0, ddof=ddof)
+    expected = [[deviation], [deviation], [1], [1]]
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+  alone = advantages.group_spread(rewards, group_size=1)
+  np.testing.assert_array_equal(alone, jnp.ones((4, 1)))

@@ -6,153 +6,18 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from selfimprove.ops import advantages, losses
+from selfimprove.ops import losses
 from tests.ops import enumerable
 
 POLICY = enumerable.table(0)
 OTHER = enumerable.table(1)
-REWARDS = enumerable.rewards(0)
-
-
-def _value(table):
-  return jnp.sum(enumerable.probabilities(table) * REWARDS)
-
-
-EXACT = jax.grad(_value)(POLICY)
 
 
 def _assert_close(actual, expected):
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
 
-def _distance(actual, expected):
-  return float(jnp.max(jnp.abs(actual - expected)))
-
-
-def _reinforce_gradient(token_advantages):
-  """Expected ascent direction of REINFORCE, on-policy."""
-
-  def loss(table):
-    logprobs = enumerable.token_logprobs(table)
-    return -jnp.sum(losses.reinforce(logprobs, token_advantages), axis=1)
-
-  return enumerable.expected_gradient(loss, at=POLICY, drawn_from=POLICY)
-
-
-def _on_tokens(values):
-  return jnp.repeat(values[:, None], enumerable.LENGTH, axis=1)
-
-
-# REINFORCE -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize('baseline', [0.0, 1.0, -5.0])
-def test_reinforce_is_the_exact_gradient_with_any_constant_baseline(baseline):
-  assert _distance(EXACT, 0) > 0.05
-  _assert_close(_reinforce_gradient(_on_tokens(REWARDS - baseline)), EXACT)
-
-
-def test_reinforce_is_the_exact_gradient_with_a_baseline_of_the_prefix():
-  values = jax.random.normal(jax.random.key(7), (enumerable.PREFIX_COUNT,))
-  credit = _on_tokens(REWARDS) - values[enumerable.PREFIXES]
-  _assert_close(_reinforce_gradient(credit), EXACT)
-
-
-def test_a_baseline_that_sees_the_sample_is_wrong():
-  leaking = 0.5 * jnp.sin(jnp.arange(27.0))
-  gradient = _reinforce_gradient(_on_tokens(REWARDS - leaking))
-  assert _distance(gradient, EXACT) > 0.01
-
-
-def _pair_gradient(advantage_fn):
-  """Expected ascent direction over all 27 · 27 groups of two samples."""
-
-  def of_group(first, second):
-    group = jnp.stack([REWARDS[first], REWARDS[second]])[:, None]
-    return advantage_fn(group)[:, 0]
-
-  samples = jnp.arange(27)
-  pairs = jax.vmap(lambda i: jax.vmap(lambda j: of_group(i, j))(samples))(
-    samples
-  )
-  # Both members are exchangeable: twice the first, over the mean of two.
-  others = jnp.sum(
-    pairs[:, :, 0] * enumerable.probabilities(POLICY)[None, :], axis=1
-  )
-  return _reinforce_gradient(_on_tokens(others))
-
-
-def test_leave_one_out_is_unbiased():
-  gradient = _pair_gradient(lambda r: advantages.leave_one_out(r, group_size=2))
-  _assert_close(gradient, EXACT)
-
-
-@pytest.mark.parametrize(
-  'baseline',
-  [
-    lambda r: advantages.group_centered(r, group_size=2),
-    advantages.batch_baseline,
-  ],
-)
-def test_a_mean_that_contains_the_sample_shrinks_the_gradient(baseline):
-  # (g − 1)/g at g = 2.
-  _assert_close(_pair_gradient(baseline), EXACT / 2)
-
-
-def test_normalised_advantages_point_elsewhere():
-  gradient = _pair_gradient(
-    lambda r: advantages.group_normalized(r, group_size=2)
-  )
-  cosine = jnp.sum(gradient * EXACT) / (
-    jnp.linalg.norm(gradient) * jnp.linalg.norm(EXACT)
-  )
-  assert 0.5 < cosine < 0.999
-
-
 # Clipped surrogate ---------------------------------------------------------
-
-
-def _surrogate_gradient(logprobs_fn, credit, *, at, drawn_from, clip=1e6):
-  def loss(table):
-    values = losses.clipped_surrogate(
-      logprobs_fn(table),
-      logprobs_fn(drawn_from),
-      credit,
-      clip_low=clip,
-      clip_high=clip,
-    )
-    return -jnp.sum(values.reshape(27, -1), axis=1)
-
-  return enumerable.expected_gradient(loss, at=at, drawn_from=drawn_from)
-
-
-def test_a_ratio_of_sequences_corrects_for_another_sampler():
-  gradient = _surrogate_gradient(
-    enumerable.sequence_logprobs, REWARDS, at=POLICY, drawn_from=OTHER
-  )
-  _assert_close(gradient, EXACT)
-
-
-def test_ratios_of_tokens_correct_for_another_sampler_only_in_part():
-  gradient = _surrogate_gradient(
-    enumerable.token_logprobs,
-    _on_tokens(REWARDS),
-    at=POLICY,
-    drawn_from=OTHER,
-  )
-  assert _distance(gradient, EXACT) > 0.01
-
-
-@pytest.mark.parametrize('clip', [0.2, 1e6])
-def test_on_policy_the_surrogate_has_the_gradient_of_reinforce(clip):
-  gradient = _surrogate_gradient(
-    enumerable.token_logprobs,
-    _on_tokens(REWARDS),
-    at=POLICY,
-    drawn_from=POLICY,
-    clip=clip,
-  )
-  _assert_close(gradient, EXACT)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +52,78 @@ def test_the_incentive_ends_at_the_edge_of_the_region(
   np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-7)
 
 
+def test_the_surrogate_is_the_clipped_loss_of_its_ratio():
+  logprobs, old, credit = jax.random.normal(jax.random.key(3), (3, 20))
+  np.testing.assert_array_equal(
+    losses.clipped_surrogate(logprobs, old, credit, clip_low=0.1, clip_high=1),
+    losses.clipped(logprobs - old, credit, clip_low=0.1, clip_high=1),
+  )
+
+
+# Dual clip -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('ratio', 'advantage', 'loss', 'slope'),
+  [
+    # Punished and above 3: the loss stays at 3|A| and has no slope.
+    (5.0, -2.0, 6.0, 0),
+    # Punished below it, and rewarded anywhere: what it was.
+    (2.0, -2.0, 4.0, 4.0),
+    (5.0, 2.0, -2.4, 0),
+    (0.5, 2.0, -1.0, -1.0),
+  ],
+)
+def test_the_second_clip_bounds_punishment_alone(ratio, advantage, loss, slope):
+  def dual(log_ratio):
+    credit = jnp.float32(advantage)
+    values = losses.clipped(log_ratio, credit, clip_low=0.2, clip_high=0.2)
+    return losses.dual_clipped(values, credit, cap=3.0)
+
+  value, gradient = jax.value_and_grad(dual)(jnp.log(jnp.float32(ratio)))
+  np.testing.assert_allclose(value, loss, rtol=1e-5)
+  np.testing.assert_allclose(gradient, slope, rtol=1e-5)
+
+
+# CISPO ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('ratio', 'advantage', 'slope'),
+  [
+    # −clip(ρ)A, and nowhere 0: at 1.5 and 0.5 PPO has one sign without slope.
+    (1.1, 2.0, -2.2),
+    (1.5, 2.0, -2.6),
+    (1.5, -2.0, 2.6),
+    (0.5, 2.0, -1.6),
+    (0.5, -2.0, 1.6),
+  ],
+)
+def test_cispo_bounds_the_weight_and_keeps_every_gradient(
+  ratio, advantage, slope
+):
+  def loss(logprob):
+    old, credit = jnp.float32(-1), jnp.float32(advantage)
+    return losses.cispo(logprob, old, credit, clip_low=0.2, clip_high=0.3)
+
+  gradient = jax.grad(loss)(jnp.log(jnp.float32(ratio)) - 1)
+  np.testing.assert_allclose(gradient, slope, rtol=1e-5)
+
+
+def test_a_low_bound_of_one_or_more_is_none():
+  logprobs, credit = jnp.array([-9.0]), jnp.ones(1)
+  gradients = [
+    jax.grad(
+      lambda x, low=low: losses.cispo(
+        x, 0 * x, credit, clip_low=low, clip_high=1.0
+      )[0]
+    )(logprobs)
+    for low in (1.0, 10.0)
+  ]
+  np.testing.assert_allclose(gradients[0], -jnp.exp(logprobs), rtol=1e-5)
+  np.testing.assert_array_equal(*gradients)
+
+
 # All -----------------------------------------------------------------------
 
 
@@ -200,7 +137,16 @@ def test_no_gradient_reaches_data():
     surrogate = losses.clipped_surrogate(
       logprobs, old_logprobs, credit, clip_low=0.2, clip_high=0.2
     )
-    return jnp.sum(surrogate + losses.reinforce(logprobs, credit))
+    capped = losses.dual_clipped(surrogate, credit, cap=3.0)
+    ratio = jnp.exp(logprobs - jax.lax.stop_gradient(old_logprobs))
+    every = (
+      surrogate
+      + capped
+      + losses.cispo(logprobs, old_logprobs, credit, clip_low=2, clip_high=2)
+      + losses.importance_weighted(ratio, credit)
+      + losses.reinforce(logprobs, credit)
+    )
+    return jnp.sum(every)
 
   gradients = jax.grad(total, (0, 1, 2))(logprobs, old_logprobs, credit)
   assert jnp.all(gradients[0] != 0)
@@ -218,8 +164,15 @@ def test_gradients_agree_with_finite_differences():
 
     @jax.jit
     def every(logprobs):
+      ratio = jnp.exp(logprobs - old_logprobs)
       return (
         losses.reinforce(logprobs, credit),
+        losses.importance_weighted(ratio, credit),
+        # Beyond both caps and bounds; a weight that moved would not be seen.
+        losses.dual_clipped(-ratio * credit, credit, cap=1.3),
+        losses.cispo(
+          logprobs, old_logprobs, credit, clip_low=0.01, clip_high=0.01
+        ),
         losses.clipped_surrogate(
           logprobs, old_logprobs, credit, clip_low=0.2, clip_high=0.2
         ),

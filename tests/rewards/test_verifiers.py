@@ -32,6 +32,7 @@ def _prompts(answers, *, width=3, pad=_PAD):
     example_id=jnp.arange(p, dtype=jnp.int32),
     answer=jnp.asarray(answer, jnp.int32),
     answer_mask=jnp.asarray(mask),
+    extra={},
   )
 
 

@@ -32,6 +32,7 @@ def rollout(rows, *, finished=True, group_size=1, pad=0):
     group_id=prompt,
     example_id=prompt,
     finished=jnp.broadcast_to(jnp.asarray(finished), (b, len(SPANS))),
+    off_context=jnp.zeros(b, bool),
     spans=SPANS,
     group_size=group_size,
     prompt_slots=PROMPT_SLOTS,

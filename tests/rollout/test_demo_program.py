@@ -36,6 +36,7 @@ def demo():
     example_id=jnp.arange(PROMPTS, dtype=jnp.int32),
     answer=jnp.zeros((PROMPTS, 1), jnp.int32),
     answer_mask=jnp.zeros((PROMPTS, 1), bool),
+    extra={},
   )
   # Numbers of a record are leaves: on the device before the program is called.
   how = jax.tree.map(jnp.asarray, how)

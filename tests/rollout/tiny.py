@@ -53,6 +53,7 @@ def prompts(lengths=PROMPT_LENGTHS, *, slots=5, seed=0):
     example_id=jnp.arange(100, 100 + count, dtype=jnp.int32),
     answer=jnp.array(answer, jnp.int32),
     answer_mask=jnp.array(np.arange(3)[None] < 1 + np.arange(count)[:, None]),
+    extra={},
   )
 
 

@@ -84,9 +84,9 @@ def test_a_run_asked_to_stop_between_stages_goes_on_exactly(
   made = tiny.run(tmp_path, tiny.stages())
   build = loop.programs.build
 
-  def build_and_stop(policy, stage, **kwargs):
-    made.run.stop.requested = stage.name == 'two'
-    return build(policy, stage, **kwargs)
+  def build_and_stop(given):
+    made.run.stop.requested = given.stage.name == 'two'
+    return build(given)
 
   with monkeypatch.context() as patch:
     patch.setattr(loop.programs, 'build', build_and_stop)

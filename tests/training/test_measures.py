@@ -41,6 +41,7 @@ def make(tokens=TOKENS, turn=TURN, spans=((1, 4), (5, 7))):
     finished=jnp.array([[True, True]] * 2 + [[True, False], [False, False]])[
       :, : len(spans)
     ],
+    off_context=jnp.zeros(rows.shape, bool),
     spans=spans,
     group_size=2,
     prompt_slots=1,

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from selfimprove.algorithms import credit, terms
+from selfimprove.training import streams
 from selfimprove.training.objective import Credited, value_and_grad
 from selfimprove.training.score import score
+from selfimprove.training.state import Models
 from selfimprove.types import Experience, Policy, Scores
 from tests.training import tiny
 
@@ -34,16 +36,36 @@ def _credited(algorithm, rollout, rewards):
   shaped = algorithm.combine(rewards)
   return Credited(
     rollout=rollout,
-    advantages=algorithm.credit(rollout, shaped),
+    rewards=rewards,
+    advantages=algorithm.credit(rollout, shaped, {}),
     weight=algorithm.label(rollout, rewards),
+    streams={},
   )
 
 
-_differentiate = jax.jit(
-  lambda algorithm, params, ref, samples: value_and_grad(
-    tiny.POLICY, algorithm, params, ref, samples, microbatches=1
+def _gradient(policy, algorithm, params, ref, samples, *, microbatches=1):
+  """Metrics and gradient of a policy, with what it says before the update."""
+  models = Models(policy)
+  found = streams.before_update(
+    models,
+    {'policy': params},
+    ref,
+    samples.rollout,
+    names=[name for name in ('ref_logprobs',) if name in algorithm.needs],
+    parts=1,
   )
-)
+  metrics, grads = value_and_grad(
+    models,
+    algorithm,
+    {'policy': params},
+    ref,
+    dataclasses.replace(samples, streams=found),
+    microbatches=microbatches,
+  )
+  return metrics, grads['policy']
+
+
+_differentiate = jax.jit(functools.partial(_gradient, tiny.POLICY))
 
 
 def _rewards(rollout, seed=0):
@@ -110,9 +132,7 @@ def test_the_first_kl_and_its_gradient_are_zero_but_for_rounding(kind):
     samples = _credited(algorithm, rollout, jnp.ones((8, 2)))
     params = _double(policy.init(jax.random.key(0)))
     metrics, grads = jax.jit(
-      lambda params: value_and_grad(
-        policy, algorithm, params, params, samples, microbatches=1
-      )
+      lambda params: _gradient(policy, algorithm, params, params, samples)
     )(params)
     assert metrics['loss/kl'].dtype == jnp.float64
     assert abs(float(metrics['loss/kl'])) < 1e-12
@@ -134,9 +154,7 @@ def test_the_gradient_is_that_of_finite_differences(stage, kind):
     @jax.jit
     def at(distance):
       moved = jax.tree.map(lambda p, d: p + distance * d, params, direction)
-      metrics, grads = value_and_grad(
-        policy, algorithm, moved, ref, samples, microbatches=1
-      )
+      metrics, grads = _gradient(policy, algorithm, moved, ref, samples)
       return metrics['loss/total'], grads
 
     (high, _), (low, _), (_, grads) = at(step), at(-step), at(0 * step)
@@ -227,6 +245,7 @@ def test_stage_one_gives_the_first_attempt_no_reward_gradient():
   term = algorithm.terms['policy']
   experience = Experience(
     rollout=rollout,
+    rewards=samples.rewards,
     advantages=samples.advantages,
     weight=samples.weight,
     streams={},
@@ -325,6 +344,4 @@ def test_micro_batches_that_do_not_divide_are_refused():
   algorithm = tiny.algorithm()
   samples = _credited(algorithm, rollout, _rewards(rollout))
   with pytest.raises(ValueError, match='2 prompts per step do not divide'):
-    value_and_grad(
-      tiny.POLICY, algorithm, params, params, samples, microbatches=3
-    )
+    _gradient(tiny.POLICY, algorithm, params, params, samples, microbatches=3)

@@ -62,7 +62,7 @@ def test_a_stage_without_work_is_refused(name):
 
 
 def test_micro_batches_that_do_not_divide_the_prompts_are_refused():
-  with pytest.raises(ValueError, match='choose a divisor'):
+  with pytest.raises(ValueError, match='choose divisors'):
     _stage(prompts_per_step=4, microbatches=3)
 
 

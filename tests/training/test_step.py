@@ -11,11 +11,18 @@ import pytest
 
 from selfimprove.training import programs
 from selfimprove.training.stages import Stage
-from selfimprove.training.state import abstract_state, init_state, stream_key
+from selfimprove.training.state import (
+  Models,
+  Optimizers,
+  abstract_state,
+  init_state,
+  stream_key,
+)
 from selfimprove.training.timing import PhaseTimers
 from tests.training import tiny
 
 PROMPTS = 16
+MODELS = Models(tiny.POLICY)
 
 
 def _stage(**changes):
@@ -31,8 +38,8 @@ def _stage(**changes):
 
 
 def _state(stage, mesh):
-  like = abstract_state(tiny.POLICY, stage.optimizer, mesh, with_reference=True)
-  state = init_state(tiny.POLICY, stage.optimizer, seed=3, with_reference=True)
+  like = abstract_state(MODELS, stage.optimizers, mesh, with_reference=True)
+  state = init_state(MODELS, stage.optimizers, seed=3, with_reference=True)
   state = dataclasses.replace(
     state, ref_params=tiny.POLICY.init(jax.random.key(1))
   )
@@ -45,15 +52,16 @@ def _update(stage, **axes):
   with jax.set_mesh(mesh):
     state = _state(stage, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = programs.build(
-      tiny.POLICY,
-      stage,
+    made = programs.Build(
+      models=MODELS,
+      stage=stage,
       mesh=mesh,
       state_shardings=shardings,
       judge=lambda reward, rollout: reward.judge(rollout, None),
     )
+    step = programs.build(made)
     prompts = jax.device_get(tiny.prompts(PROMPTS))
-    state, metrics, codes = step(state, prompts, PhaseTimers())
+    state, metrics, codes = step(state, lambda _: prompts, PhaseTimers())
   kept = jax.tree.map(lambda leaf: leaf.sharding, state)
   assert kept == shardings
   assert not np.any(codes)
@@ -138,9 +146,8 @@ def test_keys_of_different_uses_do_not_meet():
 
 def test_optimizer_state_is_laid_out_like_its_parameters():
   mesh = tiny.mesh(data=2, fsdp=2, model=2)
-  state = abstract_state(
-    tiny.POLICY, optax.adam(1e-3), mesh, with_reference=True
-  )
+  optimizers = Optimizers(optax.adam(1e-3))
+  state = abstract_state(MODELS, optimizers, mesh, with_reference=True)
   spec = lambda tree: [leaf.sharding.spec for leaf in jax.tree.leaves(tree)]  # noqa: E731
   adam = state.opt_state[0]
   assert spec(adam.mu) == spec(adam.nu) == spec(state.params)
@@ -149,7 +156,8 @@ def test_optimizer_state_is_laid_out_like_its_parameters():
 
 
 def test_a_state_without_comparisons_holds_no_reference():
-  state = init_state(tiny.POLICY, optax.sgd(1.0), seed=0, with_reference=False)
+  optimizers = Optimizers(optax.sgd(1.0))
+  state = init_state(MODELS, optimizers, seed=0, with_reference=False)
   assert state.ref_params == {}
   assert int(state.step) == 0
   assert jnp.issubdtype(state.seed.dtype, jnp.uint32)

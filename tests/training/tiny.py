@@ -33,6 +33,7 @@ from selfimprove.training.metrics import MetricsWriter
 from selfimprove.training.progress import Progress
 from selfimprove.training.signals import StopRequest
 from selfimprove.training.stages import Stage, current_policy
+from selfimprove.training.state import Models
 from selfimprove.training.timing import PhaseTimers
 
 EOS = 1
@@ -150,10 +151,11 @@ def shared_programs(build):
   """`programs.build` that makes the program of one `Stage` object once."""
   built = {}
 
-  def build_once(policy, stage, **kwargs):
-    if id(stage) not in built:  # The stage is kept, so that its id is too.
-      built[id(stage)] = stage, build(policy, stage, **kwargs)
-    return built[id(stage)][1]
+  def build_once(made):
+    key = id(made.stage)
+    if key not in built:  # The stage is kept, so that its id is too.
+      built[key] = made.stage, build(made)
+    return built[key][1]
 
   return build_once
 
@@ -204,7 +206,7 @@ def run(workdir, stages, *, stop_after=None, evaluate=None, **changes):
 
   said = io.StringIO()
   made = loop.Run(
-    policy=POLICY,
+    models=Models(POLICY),
     stages=stages,
     batch=batch,
     judge=lambda reward, rollout: reward.judge(rollout, None),

@@ -1,0 +1,231 @@
+"""The step of an algorithm that samples until its batch is full."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from selfimprove.algorithms.base import Algorithm, HostReward
+from selfimprove.training import collect
+from selfimprove.training import step as steps
+from selfimprove.training.programs import Batch, Build, StepFn
+from selfimprove.training.state import TrainState, stream_key
+from selfimprove.training.timing import PhaseTimers
+from selfimprove.types import Prompts, Rollout
+
+_Judged = tuple[Rollout, Float[Array, 'b turns']]
+
+
+def build(made: Build) -> StepFn:
+  """A step that draws prompts until enough groups teach something.
+
+  Sampling, second tries and the update are programs; the host only asks how
+  many groups failed and how many wait.
+
+  Args:
+    made: what it is made from; its algorithm has `collect`.
+
+  Returns:
+    The step; it donates the state it is given.
+  """
+  run_round, learn = _Round(made), made.compiled(_learn)
+  prompts, rounds = made.stage.prompts_per_step, _settings(made).max_rounds
+
+  def run(state: TrainState, batch: Batch, timers: PhaseTimers) -> Any:
+    counts: dict[str, float] = {}
+    for done in range(rounds + 1):
+      waiting = int(state.buffer.count)
+      if waiting >= prompts or done == rounds:
+        break
+      state, found = run_round(state, batch, timers)
+      counts = _add(counts, found)
+    with timers.phase('update', variant=made.stage.name):
+      out = learn(made.algorithm, state)
+      state, metrics, codes = jax.block_until_ready(out)
+    return state, {**metrics, **_shares(counts, waiting, prompts)}, codes
+
+  return run
+
+
+def _shares(
+  counts: dict[str, float], waiting: int, prompts: int
+) -> dict[str, float]:
+  """Metrics of the collection, from what its rounds have counted."""
+  rounds = counts.get('rounds', 0.0)
+  metrics = {
+    'collect/rounds': rounds,
+    'collect/full': min(waiting / prompts, 1.0),
+    'rollout/tokens': counts.get('tokens', 0.0),
+  }
+  if rounds:
+    groups = rounds * prompts
+    metrics['collect/accuracy'] = counts['reward'] / rounds
+    metrics['collect/taught'] = counts['kept'] / groups
+    metrics['collect/retried'] = counts['retried'] / groups
+  if counts.get('retried'):
+    metrics['collect/retry_accuracy'] = (
+      counts['retry_reward'] / counts['retried']
+    )
+  return metrics
+
+
+def _settings(made: Build) -> Any:
+  return made.stage.algorithm.collect
+
+
+def _learn(
+  models: Any,
+  optimizers: Any,
+  algorithm: Algorithm,
+  state: TrainState,
+  *,
+  plan: steps.Plan,
+) -> Any:
+  """The updates that follow from the oldest groups of the buffer."""
+  buffer = state.buffer
+  groups = buffer.rewards.shape[0] // (2 * buffer.rollout.group_size)
+  state, rollout, rewards, real = collect.take(state, groups=groups)
+  return steps.learn(
+    models, optimizers, algorithm, state, rollout, rewards, plan=plan, real=real
+  )
+
+
+class _Round:
+  """One batch of prompts: sampled, judged, retried where it failed, kept."""
+
+  def __init__(self, made: Build) -> None:
+    self._made = made
+    self._reward: Any = made.stage.algorithm.reward
+    self._sample = jax.jit(functools.partial(steps.sample, made.models))
+    self._retry = jax.jit(functools.partial(_retry, made.models))
+    self._verify = jax.jit(_verify)
+    self._merge = jax.jit(collect.merge)
+    self._put = jax.jit(
+      _put, out_shardings=(made.state_shardings, None), donate_argnums=(1,)
+    )
+
+  def __call__(
+    self, state: TrainState, batch: Batch, timers: PhaseTimers
+  ) -> tuple[TrainState, dict[str, float]]:
+    """Returns the state with a fuller buffer, and what was counted."""
+    made = self._made
+    with timers.phase('data'):
+      prompts = batch(int(state.position))
+    judged = self._judged(self._sample, state, prompts, timers)
+    counts = {
+      'rounds': 1.0,
+      'tokens': _tokens(judged[0]),
+      'reward': float(jnp.mean(judged[1][:, -1])),
+      'retried': 0.0,
+    }
+    if _settings(made).retry is not None:
+      judged, found = self._tried_again(state, prompts, judged, timers)
+      counts = _add(counts, found)
+    with timers.phase('collect', variant=made.stage.name):
+      state, kept = self._put(made.algorithm, state, *judged)
+      counts['kept'] = float(kept)
+    return state, counts
+
+  def _judged(
+    self, sample: Any, state: TrainState, prompts: Prompts, timers: PhaseTimers
+  ) -> _Judged:
+    made = self._made
+    placed = made.place(prompts)
+    with timers.phase('rollout', variant=made.stage.name):
+      rollout = jax.block_until_ready(sample(made.algorithm, state, placed))
+    with timers.phase('reward'):
+      if isinstance(self._reward, HostReward):
+        verdicts = made.judge(self._reward, jax.device_get(rollout))
+        return rollout, made.place(verdicts)
+      return rollout, self._verify(made.algorithm, rollout, placed)
+
+  def _tried_again(
+    self,
+    state: TrainState,
+    prompts: Prompts,
+    judged: _Judged,
+    timers: PhaseTimers,
+  ) -> tuple[_Judged, dict[str, float]]:
+    """The batch with second tries in place of failed groups."""
+    retry, group = _settings(self._made).retry, judged[0].group_size
+    where = collect.failed(
+      judged[1], group_size=group, threshold=retry.threshold
+    )
+    failed = np.flatnonzero(jax.device_get(where))
+    if not failed.size:
+      return judged, {}
+    total = prompts.tokens.shape[0]
+    room = _room(len(failed), total, self._shards())
+    # Places that are too many sample the first failed prompt once more, and
+    # replace nothing.
+    rows = np.full(room, failed[0])
+    rows[: len(failed)] = failed
+    groups = np.full(room, total)
+    groups[: len(failed)] = failed
+    hard = jax.tree.map(lambda x: x[rows], prompts)
+    second = self._judged(self._retry, state, hard, timers)
+    merged = self._merge(
+      self._made.algorithm, judged, second, jnp.asarray(groups)
+    )
+    real = np.repeat(groups < total, group)
+    last = np.asarray(second[1])[:, -1]
+    return merged, {
+      'retried': float(len(failed)),
+      'retry_reward': float(last[real].sum() / group),
+      'tokens': float(np.asarray(second[0].loss_mask)[real].sum()),
+    }
+
+  def _shards(self) -> int:
+    shape = self._made.mesh.shape
+    return shape['data'] * shape['fsdp']
+
+
+def _add(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+  return {k: a.get(k, 0.0) + b.get(k, 0.0) for k in a | b}
+
+
+def _room(count: int, total: int, shards: int) -> int:
+  """The smallest of few widths that hold `count`: each is compiled once."""
+  room = total
+  while room % 2 == 0 and room // 2 >= count and (room // 2) % shards == 0:
+    room //= 2
+  return room
+
+
+def _tokens(rollout: Rollout) -> float:
+  return float(jnp.sum(rollout.loss_mask))
+
+
+def _retry(
+  models: Any, algorithm: Algorithm, state: TrainState, prompts: Prompts
+) -> Rollout:
+  """Second tries, with randomness of their own."""
+  key = jax.random.fold_in(stream_key(state.seed, 'retry'), state.step)
+  retry: Any = algorithm.collect and algorithm.collect.retry
+  return retry.rollout(models.policy, state.params, prompts, key)
+
+
+def _verify(
+  algorithm: Algorithm, rollout: Rollout, prompts: Prompts
+) -> Float[Array, 'b turns']:
+  verify: Any = algorithm.reward
+  return verify(rollout, prompts)
+
+
+def _put(
+  algorithm: Algorithm,
+  state: TrainState,
+  rollout: Rollout,
+  rewards: Float[Array, 'b turns'],
+) -> tuple[TrainState, Array]:
+  """The state with the groups that teach, its prompts consumed."""
+  keep = collect.teaches(algorithm, rollout, rewards)
+  prompts = jnp.int32(keep.shape[0])
+  state = dataclasses.replace(state, position=state.position + prompts)
+  return collect.put(state, rollout, rewards, keep), jnp.sum(keep)

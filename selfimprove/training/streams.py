@@ -1,0 +1,61 @@
+"""What policy, reference and critic say before the update: data, not loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from selfimprove.training import microbatches
+from selfimprove.training.score import score, values
+from selfimprove.training.state import Models
+from selfimprove.types import Params, Rollout
+
+FROZEN = ('old_logprobs', 'ref_logprobs', 'values')
+"""The streams without gradient."""
+
+
+def before_update(
+  models: Models,
+  params: dict[str, Params],
+  ref_params: Params,
+  rollout: Rollout,
+  *,
+  names: Sequence[str],
+  parts: int,
+) -> dict[str, Float[Array, 'b t']]:
+  """Streams without gradient, part by part, so that memory stays bounded.
+
+  Args:
+    models: the networks.
+    params: of `policy` and `critic`.
+    ref_params: of the reference policy.
+    rollout: the samples.
+    names: of `FROZEN`, those to compute.
+    parts: in which the batch is read.
+
+  Returns:
+    One array per name.
+  """
+
+  def read(part: Rollout) -> dict[str, Array]:
+    made = {
+      'old_logprobs': lambda: (
+        score(models.policy, params['policy'], part).logprobs
+      ),
+      'ref_logprobs': lambda: score(models.policy, ref_params, part).logprobs,
+      'values': lambda: values(models.critic, params['critic'], part),
+    }
+    return {name: made[name]() for name in names}
+
+  if not names:
+    return {}
+  if parts == 1:
+    found: Any = read(rollout)
+  else:
+    group = rollout.group_size
+    dealt = microbatches.split(rollout, parts=parts, group_size=group)
+    found = microbatches.join(jax.lax.map(read, dealt), group_size=group)
+  return jax.lax.stop_gradient(found)
