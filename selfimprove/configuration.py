@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import gin
 from gin import config as gin_config
 
 _T = TypeVar('_T')
+_Key = tuple[str, str, str]  # Scope, selector and parameter.
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 """Gin files are looked for here if they are not found from the working
@@ -43,7 +44,8 @@ def build(
 
   Raises:
     ConfigError: a file is missing, a name is unknown, a required value is not
-      given, or nothing uses a binding.
+      given, nothing uses a binding, or one of `bindings` has no effect because
+      others take its place wherever it would be used.
   """
   gin.clear_config()
   _check_files(files)
@@ -52,7 +54,7 @@ def build(
     gin.parse_config_files_and_bindings(
       list(files), None, finalize_config=False
     )
-    _parse_bindings(bindings)
+    overriding = _parse_bindings(bindings)
     built = gin.get_configurable(configurable)()
   except Exception as error:
     raise ConfigError(_in_one_sentence(error)) from error
@@ -67,6 +69,7 @@ def build(
       f'Nothing uses the binding `{unused[0]}`{others}; correct its name or '
       'scope, or remove it.'
     )
+  _check_effect(overriding)
   return built
 
 
@@ -143,6 +146,9 @@ def _joined(error: Exception) -> str:
 def check_workdir(workdir: str, config: str) -> None:
   """Writes the config of a new workdir, or compares with that of an old one.
 
+  A workdir is new until there is a checkpoint: what failed before that may be
+  corrected and started again.
+
   Args:
     workdir: folder of the run; made if it is not there.
     config: text of the operative config.
@@ -151,7 +157,7 @@ def check_workdir(workdir: str, config: str) -> None:
     ConfigError: the workdir belongs to a run with another config.
   """
   path = os.path.join(workdir, 'config.gin')
-  if not os.path.exists(path):
+  if not os.path.exists(path) or not _has_checkpoint(workdir):
     os.makedirs(workdir, exist_ok=True)
     temporary = f'{path}.tmp'
     with open(temporary, 'w', encoding='utf-8') as file:
@@ -168,6 +174,11 @@ def check_workdir(workdir: str, config: str) -> None:
     )
 
 
+def _has_checkpoint(workdir: str) -> bool:
+  folder = os.path.join(workdir, 'checkpoints')
+  return os.path.isdir(folder) and any(map(str.isdigit, os.listdir(folder)))
+
+
 def _check_files(files: Sequence[str]) -> None:
   for file in files:
     if not any(os.path.isfile(os.path.join(base, file)) for base in ('', ROOT)):
@@ -178,20 +189,64 @@ def _check_files(files: Sequence[str]) -> None:
       )
 
 
-def _parse_bindings(bindings: Sequence[str]) -> None:
-  """Parses bindings one by one, so that an error can name its own."""
+def _parse_bindings(bindings: Sequence[str]) -> dict[_Key, str]:
+  """Parses bindings one by one, so that an error can name its own.
+
+  Returns what each of them binds, and its text.
+  """
   # They may name whatever the files import.
   statements = gin_config._IMPORTS
   imports = sorted({statement.format() for statement in statements})
   # Gin wants this one before all others.
   imports.sort(key=lambda line: 'dynamic_registration' not in line)
+  written: dict[_Key, str] = {}
+  config = gin_config._CONFIG
   for binding in bindings:
+    before = {key: dict(parameters) for key, parameters in config.items()}
+    # Into an empty config: a value that stays the same is seen as well.
+    config.clear()
     try:
       gin.parse_config('\n'.join([*imports, binding]))
     except Exception as error:
       why = re.sub(r' In bindings string line .*', '', on_one_line(error))
       why = re.sub(r' \(line \d+\)$', '', why).rstrip('.')
       raise ConfigError(f'Binding `{binding}`: {why}.') from error
+    written |= {(*key, name): binding for key in config for name in config[key]}
+    for key, parameters in config.items():
+      before.setdefault(key, {}).update(parameters)
+    config.update(before)
+  return written
+
+
+def _check_effect(overriding: Mapping[_Key, str]) -> None:
+  """Refuses overrides of what more specific bindings decide everywhere.
+
+  Files may bind defaults that later ones override in each scope: they are not
+  asked about.
+  """
+  decided: dict[_Key, set[_Key]] = {}
+  bound = gin_config._CONFIG
+  for (inner, selector), consumed in gin_config._OPERATIVE_CONFIG.items():
+    parts = inner.split('/') if inner else []
+    outwards = ['/'.join(parts[:n]) for n in range(len(parts), -1, -1)]
+    for name in consumed:
+      keys = [
+        (scope, selector, name)
+        for scope in outwards
+        if name in bound.get((scope, selector), {})
+      ]
+      for key in keys:
+        decided.setdefault(key, set()).add(keys[0])
+  for key, binding in overriding.items():
+    winners = decided.get(key, {key})
+    if key not in winners:
+      names = ', '.join(
+        f'`{_as_written(*winner)}`' for winner in sorted(winners)
+      )
+      raise ConfigError(
+        f'Binding `{binding}` has no effect, for {names} decides wherever it '
+        'would be used; bind that instead.'
+      )
 
 
 def _as_written(scope: str, selector: str, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from typing import Any
 
 import jax
@@ -43,7 +44,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_float(
     'temperature',
     1.0,
-    'Of those samples; the attempts themselves are greedy.',
+    'Of those samples, above 0; that of the attempts is in the config.',
+    lower_bound=0.0,
     flag_values=values,
   )
   flags.DEFINE_multi_string(
@@ -69,23 +71,36 @@ def evaluate(
     trained: the model.
     split: of its task.
     samples: per problem, for pass@k and majority@k; 1 for neither.
-    temperature: of those samples, > 0; the attempts themselves are greedy.
+    temperature: of those samples, > 0; attempts have that of the config.
 
   Returns:
     Measurements by name.
+
+  Raises:
+    ValueError: several samples are asked for at a temperature of 0, at which
+      they would all be the same.
   """
+  if samples > 1 and temperature <= 0:
+    raise ValueError(
+      f'temperature={temperature} makes all {samples} samples of a problem the '
+      'same; give one above 0, or --samples=1 for no pass@k.'
+    )
   how = trained.experiment.evaluation
-  measured = attempts.measure(_attempts(trained, split, how.rollout))
+  table = pipeline.load(trained.experiment.task, split)
+  if sentence := pipeline.left_out(table, split=split):
+    print(sentence, file=sys.stderr)
+  measured = attempts.measure(_attempts(trained, table, how.rollout))
   if samples > 1:
     rollout = how.sampled(samples=samples, temperature=temperature)
-    measured.update(_of_samples(_attempts(trained, split, rollout)))
+    measured.update(_of_samples(_attempts(trained, table, rollout)))
   return measured
 
 
-def _attempts(trained: Trained, split: str, rollout: Any) -> attempts.Attempts:
-  """Attempts at all problems of a split."""
+def _attempts(
+  trained: Trained, table: pipeline.Table, rollout: Any
+) -> attempts.Attempts:
+  """Attempts at all problems of a table."""
   experiment = trained.experiment
-  table = pipeline.load(experiment.task, split)
   check_judged(experiment.evaluation.reward, table)
   collect = attempts.make_collect(
     trained.policy,

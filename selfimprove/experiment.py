@@ -32,7 +32,7 @@ class Evaluation:
   """How held-out problems are tried.
 
   Attributes:
-    rollout: greedy, one sample per problem.
+    rollout: one sample per problem, at the temperature of its `sampling`.
     reward: what judges the attempts.
     problems: of the validation split that are tried during training; 0 for
       all.
@@ -50,7 +50,12 @@ class Evaluation:
     Args:
       samples: per problem, at least 1.
       temperature: of the samples; 0 is greedy.
+
+    Raises:
+      ValueError: there is no sample, or the temperature is negative.
     """
+    if samples < 1:
+      raise ValueError(f'samples={samples}, but a problem needs at least 1.')
     rollout: Any = self.rollout
     how = dataclasses.replace(rollout.sampling, temperature=temperature)
     return dataclasses.replace(rollout, group_size=samples, sampling=how)
@@ -76,6 +81,13 @@ class MeshShape:
       data=self.data, fsdp=self.fsdp, model=self.model
     )
 
+  def make_or_replicate(self) -> Mesh:
+    """Returns `make()`, or where these axes do not fit, replicas alone."""
+    try:
+      return self.make()
+    except ValueError:
+      return partitioning.make_mesh()
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -90,7 +102,7 @@ class Experiment:
     seed: of parameters, data order and sampling.
     mesh: devices along each axis.
     schedule: when to evaluate and save.
-    keep_last: newest checkpoints kept.
+    keep_last: newest checkpoints kept, besides those at the end of a stage.
     keep_best: best checkpoints kept besides.
     init_from: checkpoint directory whose parameters the run begins with, and
       against which its reference is set; empty to initialise from the seed.
@@ -119,6 +131,12 @@ class Experiment:
     'eval/acc_last',
   )
 
+  def __post_init__(self) -> None:
+    _check_vocabulary(self.model, self.task)
+    algorithms = [stage.algorithm for stage in self.stages]
+    for how in (*algorithms, self.evaluation):
+      _check_room(how.rollout, how.reward, self.task)
+
   def unrolled(self) -> tuple[Stage, ...]:
     """Returns the stages of all rounds, in order."""
     return unroll(self.stages, self.rounds)
@@ -136,6 +154,32 @@ class Experiment:
     for reward in (*rewards, self.evaluation.reward):
       if isinstance(reward, HostReward) and hasattr(reward, 'close'):
         reward.close()
+
+
+def _check_vocabulary(model: TransformerConfig, task: TextTask) -> None:
+  """Refuses a model that has no logit for some token."""
+  needed = vocabularies.size(vocabulary=task.vocabulary)
+  if model.vocab_size < needed:
+    raise ValueError(
+      f'The model has vocab_size={model.vocab_size}, but the vocabulary of '
+      f'task {task.name!r} has {needed} ids; give the model at least as many.'
+    )
+
+
+def _check_room(
+  rollout: RolloutFn, reward: RewardFn | HostReward, task: TextTask
+) -> None:
+  """Refuses attempts that are too short for the longest right answer."""
+  # Demonstrations have the room of the answers, and no such field.
+  lengths = np.atleast_1d(getattr(rollout, 'max_new_tokens', ()))
+  needed = task.max_answer_tokens + 1
+  if isinstance(reward, ExactMatch) and np.any(lengths < needed):
+    raise ValueError(
+      f'Attempts of {lengths.min()} tokens cannot hold the {needed} of an '
+      f'answer and EOS that task {task.name!r} allows, so ExactMatch would '
+      'call long answers wrong; raise ATTEMPT_TOKENS (max_new_tokens) or lower '
+      'MAX_ANSWER_TOKENS (max_answer_tokens).'
+    )
 
 
 def check_judged(reward: RewardFn | HostReward, table: Table) -> None:

@@ -18,7 +18,7 @@ from selfimprove.data.pipeline import PromptStream, Table
 from selfimprove.evaluation import attempts
 from selfimprove.experiment import Experiment, check_judged, make_judge
 from selfimprove.ops.keys import named_key
-from selfimprove.training import loop
+from selfimprove.training import lock, loop
 from selfimprove.training.checkpoint import CheckpointStore, restore_params
 from selfimprove.training.detectors import Monitor
 from selfimprove.training.metrics import METRICS_FILE, MetricsWriter
@@ -64,6 +64,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
   """
   models, mesh = experiment.models(), experiment.mesh.make()
   table = pipeline.load(experiment.task, 'train')
+  held_out = pipeline.load(experiment.task, 'validation')
   stages = experiment.unrolled()
   for stage in stages:
     check_judged(stage.algorithm.reward, table)
@@ -74,6 +75,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
         f'{workdir}/checkpoints',
         keep_last=experiment.keep_last,
         keep_best=experiment.keep_best,
+        best_metric_mode=experiment.schedule.best_metric_mode,
       )
     )
     writer = stack.enter_context(contextlib.closing(MetricsWriter(workdir)))
@@ -86,13 +88,16 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
         )
       )
     )
+    for split, read in (('train', table), ('validation', held_out)):
+      if sentence := pipeline.left_out(read, split=split):
+        progress.say(sentence)
     stop: StopRequest = stack.enter_context(stop_on_signals())
     run = loop.Run(
       models=models,
       stages=stages,
       batch=make_batch(table, seed=experiment.seed),
       judge=make_judge(experiment.task.vocabulary, table),
-      evaluate=make_evaluate(experiment, models.policy, mesh),
+      evaluate=make_evaluate(experiment, models.policy, mesh, held_out),
       mesh=mesh,
       seed=experiment.seed,
       schedule=experiment.schedule,
@@ -102,10 +107,30 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
       monitor=Monitor(experiment.detectors),
       stop=stop,
       timers=PhaseTimers(),
+      data=table.fingerprint(),
     )
     return loop.train(
       run, init_params=_init_params(experiment, models.policy, mesh)
     )
+
+
+def start(experiment: Experiment, workdir: str) -> TrainState:
+  """Trains in a workdir that is of the config in force and in nobody's use.
+
+  Args:
+    experiment: what was built last.
+    workdir: where everything goes.
+
+  Returns:
+    The last state.
+
+  Raises:
+    ConfigError: the workdir is of another config.
+    InUseError: another process is training in it.
+  """
+  with lock.exclusive(workdir):
+    configuration.check_workdir(workdir, configuration.operative_config())
+    return train(experiment, workdir)
 
 
 def make_batch(table: Table, *, seed: int) -> Callable[[Stage, int], Prompts]:
@@ -130,7 +155,7 @@ def make_batch(table: Table, *, seed: int) -> Callable[[Stage, int], Prompts]:
 
 
 def make_evaluate(
-  experiment: Experiment, policy: Policy, mesh: Mesh
+  experiment: Experiment, policy: Policy, mesh: Mesh, table: Table
 ) -> loop.Evaluate:
   """The measurement on validation problems that training calls.
 
@@ -138,12 +163,12 @@ def make_evaluate(
     experiment: how problems are tried.
     policy: the model.
     mesh: devices.
+    table: validation problems; of them the first `Evaluation.problems`.
 
   Returns:
     (params) -> metrics `eval/...`.
   """
   how = experiment.evaluation
-  table = pipeline.load(experiment.task, 'validation')
   if how.problems:
     table = table.head(how.problems)
   check_judged(how.reward, table)
@@ -166,11 +191,15 @@ def make_evaluate(
 
 def _init_params(
   experiment: Experiment, policy: Policy, mesh: Mesh
-) -> Params | None:
+) -> Callable[[], Params] | None:
   if not experiment.init_from:
     return None
-  like = abstract_params(policy, mesh)
-  return restore_params(experiment.init_from, like=like)
+
+  def read() -> Params:
+    like = abstract_params(policy, mesh)
+    return restore_params(experiment.init_from, like=like)
+
+  return read
 
 
 def main(options: flags.FlagValues) -> None:
@@ -193,8 +222,7 @@ def main(options: flags.FlagValues) -> None:
     raise configuration.ConfigError(
       'No --workdir given; name a folder for checkpoints and metrics.'
     )
-  configuration.check_workdir(workdir, configuration.operative_config())
-  state = train(experiment, workdir)
+  state = start(experiment, workdir)
   print(
     f'Checkpoint: {workdir}/checkpoints/{int(state.step)}; metrics: '
     f'{workdir}/{METRICS_FILE}; measure it with: python -m '

@@ -44,7 +44,8 @@ def open_workdir(
     bindings: gin lines that override the run's config.
 
   Returns:
-    The model, on the devices that are here: they need not be those of the run.
+    The model, on the devices that are here: over the mesh of the run, or where
+    that does not fit them, one whole copy on each.
 
   Raises:
     ConfigError: there is no run in the folder, or a binding is not usable.
@@ -59,7 +60,8 @@ def open_workdir(
   experiment = configuration.build(
     Experiment, files=[config], bindings=bindings
   )
-  policy, mesh = make_policy(experiment.model), experiment.mesh.make()
+  policy = make_policy(experiment.model)
+  mesh = experiment.mesh.make_or_replicate()
   params = restore_params(
     os.path.join(workdir, 'checkpoints'),
     step=step,

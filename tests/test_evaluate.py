@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from selfimprove import evaluate, generate, train
+from selfimprove.trained import open_workdir
 from tests import commands
 from tests.commands import TINY_RUN, refusal
 
@@ -126,3 +128,21 @@ def test_a_missing_checkpoint_is_refused(workdir):
 def test_a_missing_split_is_refused(workdir):
   sentence = refusal(evaluate, f'--workdir={workdir}', '--split=tset')
   assert "no split 'tset'" in sentence
+
+
+def test_samples_that_would_all_be_the_same_are_refused(workdir):
+  flags = [f'--workdir={workdir}', '--samples=2', '--temperature=0']
+  assert 'samples of a problem the same' in refusal(evaluate, *flags)
+
+
+def test_a_run_is_measured_on_other_devices_than_it_had(workdir, tmp_path):
+  # As on a machine with another number of devices than the eight of the tests.
+  shutil.copytree(workdir, tmp_path / 'moved')
+  config = tmp_path / 'moved' / 'config.gin'
+  text = config.read_text('utf-8').replace(
+    'experiment.MeshShape.data = -1', 'experiment.MeshShape.data = 3'
+  )
+  config.write_text(text, encoding='utf-8')
+  assert 'experiment.MeshShape.data = 3' in text
+  trained = open_workdir(str(tmp_path / 'moved'))
+  assert dict(trained.mesh.shape) == {'data': 8, 'fsdp': 1, 'model': 1}

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 
-from selfimprove import configuration, train
+from selfimprove import configuration, evaluate, train
 from selfimprove.experiment import Experiment, check_judged
 from selfimprove.rewards.verifiers import ExactMatch
+from selfimprove.training import lock
+from selfimprove.training.finite import START_AGAIN
 from selfimprove.training.metrics import read_rows
 from tests import commands
 from tests.commands import TINY_RUN, bind, refusal
+from tests.conformance import built
 from tests.training import tiny
 
 
@@ -24,7 +28,7 @@ def workdir(tmp_path_factory):
 def test_a_run_leaves_config_checkpoint_and_metrics(workdir):
   found = {path.name for path in workdir.iterdir()}
   wanted = {'config.gin', 'checkpoints', 'metrics.jsonl', 'timing.jsonl'}
-  assert wanted | {'tensorboard'} == found
+  assert wanted | {'tensorboard', 'running.lock'} == found
   rows = read_rows(workdir / 'metrics.jsonl')
   assert [row['step'] for row in rows] == [1, 2, 2]
   assert 'loss/policy' in rows[0]
@@ -169,3 +173,75 @@ def test_a_dry_run_shows_config_shapes_parameters_and_memory(tmp_path, capsys):
   assert 'prompts [8, 3] -> rollout [32, 12]' in shown
   assert re.search(r'memory of the update on a device: [\d.]+ MiB', shown)
   assert not list(tmp_path.iterdir())
+
+
+def test_a_second_run_in_a_workdir_in_use_is_refused(workdir):
+  with lock.exclusive(workdir):
+    sentence = refusal(train, *TINY_RUN, f'--workdir={workdir}')
+  assert f'Another process is training in {workdir};' in sentence
+
+
+def test_what_failed_before_the_first_checkpoint_may_be_corrected(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(train, 'train', lambda *_: 1 / 0)
+  for seed in (0, 1):
+    with pytest.raises(ZeroDivisionError):
+      commands.run(
+        train, *TINY_RUN, *bind(f'SEED = {seed}'), f'--workdir={tmp_path}'
+      )
+    assert f'SEED = {seed}' in (tmp_path / 'config.gin').read_text('utf-8')
+  (tmp_path / 'checkpoints' / '2').mkdir(parents=True)
+  assert 'another config' in refusal(train, *TINY_RUN, f'--workdir={tmp_path}')
+
+
+def test_the_model_to_begin_with_is_not_needed_to_go_on(workdir):
+  # A first start would read it: there is nothing.
+  gone = f"experiment.Experiment.init_from = '{workdir}/gone'"
+  experiment = configuration.build(
+    Experiment, files=[str(workdir / 'config.gin')], bindings=[gone]
+  )
+  assert int(train.train(experiment, str(workdir)).step) == 2
+  with pytest.raises(FileNotFoundError, match='gone'):
+    train.train(experiment, str(workdir / 'new'))
+
+
+def test_a_run_does_not_go_on_with_other_problems(workdir, monkeypatch):
+  load = train.pipeline.load
+
+  def other(task, split):
+    table = load(task, split)
+    table.answer_ids[:1] += 1
+    return table
+
+  monkeypatch.setattr(train.pipeline, 'load', other)
+  sentence = refusal(train, *TINY_RUN, f'--workdir={workdir}')
+  assert 'The training problems have changed since the checkpoint' in sentence
+
+
+def test_rows_that_were_left_out_are_reported(workdir, monkeypatch, capfd):
+  load = train.pipeline.load
+
+  def fewer(task, split):
+    dropped = {'answer: missing': 3, 'row: not JSON': 1}
+    return dataclasses.replace(load(task, split), dropped=dropped)
+
+  monkeypatch.setattr(train.pipeline, 'load', fewer)
+  commands.run(train, *TINY_RUN, f'--workdir={workdir}')
+  err = capfd.readouterr().err
+  assert re.search(r'Split train has \d+ problems; left out: 4 \(', err)
+  assert re.search(r'Split validation has .* missing: 3, row: not JSON: 1', err)
+  commands.run(evaluate, f'--workdir={workdir}', '--samples=1')
+  assert 'Split test has ' in capfd.readouterr().err
+
+
+def test_the_advice_after_a_failure_is_a_binding_that_is_accepted():
+  binding = re.search(r'\((.*)\)', START_AGAIN)[1]
+  flags = [flag for flag in TINY_RUN if flag.startswith('--gin_bindings=')]
+  experiment = built.build(
+    'gin_configs/algorithms/multi_turn.gin',
+    *(flag.split('=', 1)[1] for flag in flags),
+    binding,
+    asked=False,
+  )
+  assert experiment.init_from == '<this workdir>/checkpoints'

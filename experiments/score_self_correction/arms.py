@@ -35,8 +35,8 @@ def score(
     on, and for the base model from nothing.
   """
   folder = os.path.join(workdir, 'score')
-  experiment = _train(f'{HERE}/run.gin', folder, seed, bindings)
-  ends, rows = _stage_ends(experiment), []
+  ends = _stage_ends(_train(f'{HERE}/run.gin', folder, seed, bindings))
+  rows = []
   for arm, end in zip(
     ('base', 'score_stage_one', 'score_stage_two'), ends, strict=True
   ):
@@ -67,20 +67,19 @@ def baseline(
 
   Returns:
     One summary row.
+
+  Raises:
+    FileNotFoundError: `score` has left no base model there.
   """
   folder = os.path.join(workdir, arm)
-  init = os.path.join(workdir, 'score', 'checkpoints')
-  base = min(int(name) for name in os.listdir(init) if name.isdigit())
-  init = os.path.abspath(os.path.join(init, str(base)))
-  own = [f"INIT_FROM = '{init}'", *bindings]
-  experiment = _train(f'{HERE}/{arm}.gin', folder, seed, own)
-  steps = sum(stage.steps for stage in experiment.unrolled())
+  own = [f"INIT_FROM = '{_base_model(workdir)}'", *bindings]
+  steps = _stage_ends(_train(f'{HERE}/{arm}.gin', folder, seed, own))[-1]
   return [
     _measure(
       folder,
       arm=arm,
       seed=seed,
-      step=None,
+      step=steps,
       steps=steps,
       seconds=_seconds(folder, 0, steps),
     )
@@ -90,13 +89,32 @@ def baseline(
 def _train(
   file: str, folder: str, seed: int, bindings: Sequence[str]
 ) -> Experiment:
-  """Trains, goes on, or finds that all is done."""
+  """Trains to the end, goes on to it, or finds that all is done."""
   experiment = configuration.build(
     Experiment, files=[file], bindings=[f'SEED = {seed}', *bindings]
   )
-  configuration.check_workdir(folder, configuration.operative_config())
-  train.train(experiment, folder)
+  step, end = int(train.start(experiment, folder).step), _stage_ends(experiment)
+  if step < end[-1]:
+    # What is there is no result: the next arms must not begin either.
+    raise SystemExit(
+      f'Stopped in {folder} at step {step} of {end[-1]}; the same command goes '
+      'on from there.'
+    )
   return experiment
+
+
+def _base_model(workdir: str) -> str:
+  """The checkpoint at the end of the warm start."""
+  folder = os.path.join(os.path.abspath(workdir), 'score')
+  config = os.path.join(folder, 'config.gin')
+  end = _stage_ends(configuration.build(Experiment, files=[config]))[0]
+  path = os.path.join(folder, 'checkpoints', str(end))
+  if not os.path.isdir(path):
+    raise FileNotFoundError(
+      f'There is no base model at {path}, the end of the warm start; run the '
+      'score arm in a new workdir.'
+    )
+  return path
 
 
 def _stage_ends(experiment: Experiment) -> list[int]:
@@ -112,7 +130,7 @@ def _seconds(folder: str, begin: int, end: int) -> float:
   with open(os.path.join(folder, 'timing.jsonl'), encoding='utf-8') as file:
     for row in map(json.loads, file):
       if begin < row['step'] <= end:
-        total += sum(v for k, v in row.items() if k.startswith('time/'))
+        total += row['time/total']
   return round(total, 1)
 
 
@@ -121,7 +139,7 @@ def _measure(
   *,
   arm: str,
   seed: int,
-  step: int | None,
+  step: int,
   steps: int,
   seconds: float,
 ) -> Row:

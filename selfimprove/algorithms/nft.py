@@ -1,4 +1,4 @@
-"""Imitation of right answers, and of wrong ones by the policy they imply: NFT."""
+"""Right answers imitated, wrong ones by the policy that they imply: NFT."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ differentiating it makes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from selfimprove import types
 from selfimprove.algorithms import ratios
-from selfimprove.algorithms.base import TermFn
+from selfimprove.algorithms.base import Term, TermFn
 from selfimprove.ops import divergences, losses
 from selfimprove.types import Experience, Scores
 
@@ -178,3 +178,29 @@ def _on_loss(
   values: Float[Array, 'b t'], experience: Experience
 ) -> Float[Array, 'b t']:
   return jnp.where(experience.rollout.loss_mask, values, 0)
+
+
+def check_terms(terms: Mapping[str, Term], *, attempts: int) -> None:
+  """Refuses terms that speak of other attempts than there are.
+
+  Args:
+    terms: of an algorithm, by name.
+    attempts: of its rollout.
+
+  Raises:
+    ValueError: a term has not one coefficient per attempt, or its `turns` name
+      no attempt, or one that does not exist.
+  """
+  for name, term in terms.items():
+    shape = jnp.shape(jnp.asarray(term.weight))
+    if shape not in ((), (attempts,)):
+      raise ValueError(
+        f'Term {name!r} has a weight of shape {shape} for {attempts} attempts; '
+        'give one number for all, or one per attempt.'
+      )
+    turns = range(attempts) if term.turns is None else term.turns
+    if not turns or not set(turns) <= set(range(attempts)):
+      raise ValueError(
+        f'Term {name!r} has turns={tuple(turns)}, but the attempts are '
+        f'{tuple(range(attempts))}; name at least one of them, or None for all.'
+      )

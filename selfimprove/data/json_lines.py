@@ -162,15 +162,16 @@ def parse(line: bytes, *, where: str) -> Fields:
       rule='not UTF-8',
       detail=f'is not UTF-8 text ({error.reason}); save the file as UTF-8',
     ) from error
-  except json.JSONDecodeError as error:
+  except (ValueError, RecursionError) as error:
+    # Besides what is no JSON: endless integers, and brackets without end.
+    why = type(error).__name__
+    if isinstance(error, json.JSONDecodeError):
+      why = f'{error.msg}, column {error.colno}'
     raise BadRowError(
       where=where,
       field=None,
       rule='not JSON',
-      detail=(
-        f'is not JSON ({error.msg}, column {error.colno}); write one JSON '
-        'object a line'
-      ),
+      detail=f'is not JSON ({why}); write one JSON object a line',
     ) from error
   if not isinstance(value, dict):
     raise BadRowError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, SupportsIndex
@@ -86,6 +87,17 @@ class Table:
       extra={k: (i[:count], m[:count]) for k, (i, m) in self.extra.items()},
     )
 
+  def fingerprint(self) -> dict[str, Any]:
+    """Returns what tells these problems from others: `rows` and `sha256`."""
+    digest = hashlib.sha256()
+    for ids, mask in (
+      (self.prompt_ids, self.prompt_mask),
+      (self.answer_ids, self.answer_mask),
+    ):
+      digest.update(repr(ids.shape).encode())
+      digest.update(np.where(mask, ids, -1).astype('<i4').tobytes())
+    return {'rows': len(self), 'sha256': digest.hexdigest()[:16]}
+
   def prompts(self, example_id: Int[np.ndarray, 'p']) -> Prompts:
     """The batch with these identities, as NumPy arrays.
 
@@ -156,6 +168,25 @@ def load(task: Readable, split: str) -> Table:
       name: _padded([row.extra_ids[name] for row in rows], width)
       for name, width in task.extra_tokens.items()
     },
+  )
+
+
+def left_out(table: Table, *, split: str) -> str:
+  """A sentence on the rows that are missing from a table.
+
+  Args:
+    table: as `load` returned it.
+    split: its name.
+
+  Returns:
+    One line; empty where none was left out.
+  """
+  if not table.dropped:
+    return ''
+  why = ', '.join(f'{key}: {n}' for key, n in sorted(table.dropped.items()))
+  return (
+    f'Split {split} has {len(table)} problems; left out: '
+    f'{sum(table.dropped.values())} ({why}).'
   )
 
 

@@ -50,7 +50,7 @@ class ProgressBonus:
   R₁ = w₁·r₁,  R₂ = w₂·r₂ + α·(r₂ − r₁)
 
   Stage I of SCoRe is w = (0, 1), α = 0; stage II is w = (1, 1), α = 10. All
-  are numbers, so both stages share one compiled program.
+  are numbers and enter as arguments, so both stages have the same program.
 
   Source: arXiv 2409.12917, equations 3 to 5.
   Differs: no.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +14,36 @@ from selfimprove import types
 from selfimprove.ops import masks, sampling
 from selfimprove.types import Params, Policy, Prompts
 
+_RANGES = {
+  'temperature': 'a finite number from 0 on',
+  'top_k': 'at least 1; None keeps all tokens',
+  'top_p': 'in (0, 1]; None keeps all tokens',
+}
+
 
 @types.record
 class Sampling:
   """How a token is drawn from logits.
 
   Attributes:
-    temperature: >= 0; 0 takes the likeliest token.
-    top_k: tokens kept, None for all.
-    top_p: probability kept, None for all.
+    temperature: at least 0; 0 takes the likeliest token.
+    top_k: tokens kept, at least 1; None for all.
+    top_p: probability kept, in (0, 1]; None for all.
   """
 
   temperature: float | Array = 1.0
   top_k: int | None = types.static(default=None)
   top_p: float | Array | None = None
+
+  def __post_init__(self) -> None:
+    # Inside a traced function they are not numbers.
+    for name, value, least, most in (
+      ('temperature', self.temperature, 0, sys.float_info.max),
+      ('top_k', self.top_k, 1, math.inf),
+      ('top_p', self.top_p, math.ulp(0.0), 1),
+    ):
+      if isinstance(value, float | int) and not least <= value <= most:
+        raise ValueError(f'{name}={value} is not {_RANGES[name]}.')
 
 
 @types.record

@@ -79,6 +79,24 @@ class NoisyRevisions:
   near_miss: float = 0.30
   group_size: int = types.static(default=2)
 
+  def __post_init__(self) -> None:
+    if self.group_size < 2 or self.group_size % 2:
+      raise ValueError(
+        f'group_size={self.group_size} is not even; half of the rows of a '
+        'prompt begin with a spoilt answer, half with an attempt.'
+      )
+    shares = (self.spoil_first, self.truth, self.near_miss)
+    # Inside a traced function they are not numbers.
+    if all(isinstance(share, float | int) for share in shares) and not (
+      all(0 <= share <= 1 for share in shares)
+      and self.truth + self.near_miss <= 1
+    ):
+      raise ValueError(
+        f'spoil_first={self.spoil_first}, truth={self.truth} and near_miss='
+        f'{self.near_miss} are probabilities in [0, 1], the last two of one '
+        'choice: their sum is at most 1.'
+      )
+
   def __call__(
     self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
   ) -> Rollout:

@@ -1,4 +1,4 @@
-"""Checkpoints: asynchronous, atomic, the last few and the best few.
+"""Checkpoints: asynchronous, atomic; the last, the best and the milestones.
 
 A checkpoint is a directory named by its step that Orbax writes under another
 name and renames when it is whole. Removing one renames it first as well, so at
@@ -74,6 +74,7 @@ class CheckpointStore:
     *,
     extra: Mapping[str, Any],
     metric: float | None = None,
+    milestone: bool = False,
   ) -> bool:
     """Starts to write a checkpoint and returns once the arrays are copied.
 
@@ -85,6 +86,7 @@ class CheckpointStore:
       state: pytree of arrays, typed PRNG keys included.
       extra: what else a resumed run must know; survives JSON unchanged.
       metric: quality for `keep_best`; None or not finite is never best.
+      milestone: whether it is kept whatever comes later.
 
     Returns:
       False where this step was saved before: it is left as it is.
@@ -98,37 +100,35 @@ class CheckpointStore:
     self.wait()
     if step in self.steps():
       return False
-    finite = metric is not None and math.isfinite(metric)
+    labels: dict[str, Any] = {'milestone': 1.0} if milestone else {}
+    if metric is not None and math.isfinite(metric):
+      labels['metric'] = float(metric)
     self._orbax.save_checkpointables_async(
       step,
       {'state': named, 'extra': extra},
       force=True,
-      metrics={'metric': float(metric)} if finite else None,
+      metrics=labels or None,
     )
     return True
 
   def wait(self) -> None:
     """Blocks until the last save is on disk, then drops superseded ones."""
     self._orbax.wait()
-    metrics = _metrics_by_step(self._orbax)
-    last = sorted(metrics)[-self._keep_last :]
-    best = _best(metrics, self._sign)[: self._keep_best]
-    for step in metrics.keys() - set(last) - set(best):
+    labels = _labels_by_step(self._orbax)
+    last = sorted(labels)[-self._keep_last :]
+    best = _best(labels, self._sign)[: self._keep_best]
+    kept = {step for step, found in labels.items() if 'milestone' in found}
+    for step in labels.keys() - kept - set(last) - set(best):
       self._remove(step)
 
   def steps(self) -> Sequence[int]:
     """Returns the steps of all whole checkpoints, ascending."""
     self._orbax.wait()
-    return sorted(_metrics_by_step(self._orbax))
+    return sorted(_labels_by_step(self._orbax))
 
   def latest_step(self) -> int | None:
     """Returns the step of the newest whole checkpoint; None without one."""
     return max(self.steps(), default=None)
-
-  def best_step(self) -> int | None:
-    """Returns the step with the best metric, the newest of equals, or None."""
-    self._orbax.wait()
-    return next(iter(_best(_metrics_by_step(self._orbax), self._sign)), None)
 
   def read_extra(self, step: int | None) -> dict[str, Any]:
     """Reads what was saved beside the state, without the state.
@@ -276,19 +276,22 @@ def _step_path(store: ocp.training.Checkpointer, step: int | None) -> str:
   return str(store.directory / str(steps[-1] if step is None else step))
 
 
-def _metrics_by_step(
+def _labels_by_step(
   store: ocp.training.Checkpointer,
-) -> dict[int, float | None]:
+) -> dict[int, Mapping[str, float]]:
+  """What decides about keeping: `metric` and `milestone`, where given."""
   found = {}
   for checkpoint in store.checkpoints:
-    metrics: Any = checkpoint.metrics
-    found[checkpoint.step] = None if metrics is None else metrics['metric']
+    labels: Any = checkpoint.metrics
+    found[checkpoint.step] = labels or {}
   return found
 
 
-def _best(metrics: Mapping[int, float | None], sign: float) -> list[int]:
+def _best(labels: Mapping[int, Mapping[str, float]], sign: float) -> list[int]:
   """Steps that have a metric, best first, and the newest first of equals."""
-  known = {step: value for step, value in metrics.items() if value is not None}
+  known = {
+    n: found['metric'] for n, found in labels.items() if 'metric' in found
+  }
   return sorted(known, key=lambda step: (sign * known[step], step))[::-1]
 
 

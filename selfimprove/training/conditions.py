@@ -126,6 +126,20 @@ class AllOf:
     return done, after
 
 
+def metric_names(condition: Condition | None) -> frozenset[str]:
+  """The metrics that a condition reads, as far as it says so.
+
+  Args:
+    condition: one of this module, or with their field names; None for none.
+
+  Returns:
+    Names.
+  """
+  parts = [metric_names(one) for one in getattr(condition, 'conditions', ())]
+  own = getattr(condition, 'metric', None)
+  return frozenset[str]().union(*parts, () if own is None else (own,))
+
+
 def _count(
   state: Mapping[str, Any], reached: bool | None, patience: int
 ) -> tuple[bool, dict[str, Any]]:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from selfimprove.training.finite import START_AGAIN
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Detector:
@@ -24,6 +26,7 @@ class Detector:
     patience: bad observations in a row before it reports, at least 1.
     action: what a report asks of the loop.
     advice: likely cause, and what to change.
+    optional: whether some runs rightly never log the metric.
   """
 
   name: str
@@ -33,6 +36,7 @@ class Detector:
   patience: int
   action: Literal['warn', 'stop']
   advice: str
+  optional: bool = False
 
   def __post_init__(self) -> None:
     if self.comparison not in ('at_least', 'at_most'):
@@ -107,10 +111,12 @@ class Monitor:
     """
     findings = []
     for detector in self._detectors:
-      value = float(metrics.get(detector.metric, math.nan))
+      if detector.metric not in metrics:
+        continue
+      value = float(metrics[detector.metric])
+      streak = self._streaks.setdefault(detector.name, 0) + 1
       if math.isnan(value):
         continue
-      streak = self._streaks.get(detector.name, 0) + 1
       streak = streak if detector.is_bad(value) else 0
       self._streaks[detector.name] = streak
       if streak == detector.patience:
@@ -118,11 +124,11 @@ class Monitor:
     return findings
 
   def unobserved(self) -> list[str]:
-    """Returns the names of detectors whose metric has not appeared yet."""
+    """Returns the metrics that detectors wait for: none of them optional."""
     return [
-      detector.name
+      detector.metric
       for detector in self._detectors
-      if detector.name not in self._streaks
+      if detector.name not in self._streaks and not detector.optional
     ]
 
   def state(self) -> dict[str, Any]:
@@ -182,6 +188,7 @@ def _of_samples() -> tuple[Detector, ...]:
         'verifier never matches: look at samples, change the problems, or '
         'raise the group size or the temperature'
       ),
+      optional=True,
     ),
     Detector(
       name='no_eos',
@@ -208,6 +215,7 @@ def _of_samples() -> tuple[Detector, ...]:
         'progress bonus, or start from a base model that corrects itself '
         'more often'
       ),
+      optional=True,
     ),
   )
 
@@ -215,19 +223,7 @@ def _of_samples() -> tuple[Detector, ...]:
 def _of_policy() -> tuple[Detector, ...]:
   """Symptoms in what the policy makes of it."""
   return (
-    Detector(
-      name='kl_blow_up',
-      metric='loss/kl',
-      comparison='at_least',
-      threshold=100.0,
-      patience=5,
-      action='stop',
-      advice=(
-        'the policy has left the reference for good; go back to an earlier '
-        'checkpoint with a lower learning rate, clipped gradients or a larger '
-        'KL weight'
-      ),
-    ),
+    *(_kl_blow_up(turn) for turn in (1, 2)),
     Detector(
       name='sampler_mismatch',
       metric='policy/sampler_gap',
@@ -269,4 +265,22 @@ def _truncated(turn: int) -> Detector:
       f'half of attempts {turn} are cut off before they end and are judged '
       'unfinished; raise `max_new_tokens` or penalise length'
     ),
+    optional=True,
+  )
+
+
+def _kl_blow_up(turn: int) -> Detector:
+  return Detector(
+    name=f'kl_blow_up_t{turn}',
+    # Per turn it is the divergence itself: `loss/kl` is weighted.
+    metric=f'loss/kl_t{turn}',
+    comparison='at_least',
+    threshold=100.0,
+    patience=5,
+    action='stop',
+    advice=(
+      'the policy has left the reference for good; lower the learning rate, '
+      f'clip gradients or raise the KL weight and {START_AGAIN}'
+    ),
+    optional=True,
   )

@@ -13,6 +13,13 @@ from jaxtyping import Array, Float, Int
 _KINDS = ('finite', 'nan', 'inf')
 
 
+START_AGAIN = (
+  'start in another --workdir from the last checkpoint '
+  "(experiment.Experiment.init_from = '<this workdir>/checkpoints')"
+)
+"""How to go on with other settings, which a workdir refuses."""
+
+
 class NonFiniteError(FloatingPointError):
   """A loss term or a gradient is NaN or infinite."""
 
@@ -90,7 +97,7 @@ def check_finite(
   if found is not None:
     raise NonFiniteError(
       f'Step {step}: {found}; lower the learning rate or `max_grad_norm` and '
-      'start again from the last checkpoint, which is from before this step.'
+      f'{START_AGAIN}, which is from before this step.'
     )
 
 

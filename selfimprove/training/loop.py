@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
 
 from selfimprove.training import collect, collecting, programs
 from selfimprove.training.checkpoint import CheckpointStore
+from selfimprove.training.conditions import metric_names
 from selfimprove.training.detectors import Monitor
 from selfimprove.training.finite import check_finite
 from selfimprove.training.metrics import MetricsWriter, to_scalars
@@ -41,16 +44,21 @@ class Schedule:
   """What happens every so many steps.
 
   Attributes:
-    evaluate_every: steps between evaluations; 0 evaluates only at the end of
-      each stage.
+    evaluate_every: steps between evaluations, which conditions and detectors
+      see; 0 evaluates only at the end of each stage.
     checkpoint_every: steps between checkpoints; 0 saves only at the end of
       each stage.
     best_metric: evaluation metric by which `keep_best` ranks checkpoints.
+    best_metric_mode: whether its best value is the largest or the smallest.
+    keep_stage_ends: whether the checkpoint at the end of each stage is kept
+      whatever comes later; `Experiment.keep_last` and `keep_best` are besides.
   """
 
   evaluate_every: int = 0
   checkpoint_every: int = 0
   best_metric: str = 'eval/acc_last'
+  best_metric_mode: Literal['max', 'min'] = 'max'
+  keep_stage_ends: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,8 @@ class Run:
     monitor: failure detectors.
     stop: whether somebody asked the run to stop.
     timers: seconds per phase.
+    data: what tells the training problems from others; JSON.
+    warned: metrics that are known to be missing.
   """
 
   models: Models
@@ -88,9 +98,13 @@ class Run:
   monitor: Monitor
   stop: StopRequest
   timers: PhaseTimers
+  data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  warned: set[str] = dataclasses.field(default_factory=set)
 
 
-def train(run: Run, *, init_params: Params | None = None) -> TrainState:
+def train(
+  run: Run, *, init_params: Callable[[], Params] | None = None
+) -> TrainState:
   """The state at the end of the stages, or where the run was asked to stop.
 
   Goes on from the newest checkpoint if there is one: N steps in one go and any
@@ -98,7 +112,8 @@ def train(run: Run, *, init_params: Params | None = None) -> TrainState:
 
   Args:
     run: what to work with.
-    init_params: parameters to begin with; None initialises them from the seed.
+    init_params: gives the parameters to begin with, and is not called by a run
+      that goes on; None initialises them from the seed.
 
   Returns:
     The last state, which has been saved.
@@ -106,7 +121,10 @@ def train(run: Run, *, init_params: Params | None = None) -> TrainState:
   Raises:
     NonFiniteError: a loss term or gradient was not finite.
     StoppedByDetectorError: a failure detector said so.
+    ValueError: the checkpoint was trained on other problems, or a stage waits
+      for a metric that no evaluation shows it.
   """
+  _check_conditions(run)
   with jax.set_mesh(run.mesh):
     state, cursor = _begin(run, init_params)
     if cursor.stage == len(run.stages):
@@ -126,23 +144,51 @@ def train(run: Run, *, init_params: Params | None = None) -> TrainState:
   return state
 
 
-def _begin(run: Run, init_params: Params | None) -> tuple[TrainState, Cursor]:
+def _check_conditions(run: Run) -> None:
+  """Refuses conditions on evaluations that the schedule does not ask for."""
+  for stage in run.stages:
+    for name in sorted(metric_names(stage.advance)):
+      if name.startswith('eval/') and not run.schedule.evaluate_every:
+        raise ValueError(
+          f'Stage {stage.name!r} advances by {name!r}, but nothing is '
+          'evaluated before its end; set loop.Schedule.evaluate_every.'
+        )
+
+
+def _begin(
+  run: Run, init_params: Callable[[], Params] | None
+) -> tuple[TrainState, Cursor]:
   """The newest checkpoint, or the state before the first step."""
   latest = run.store.latest_step()
   if latest is None:
     run.writer.resume(-1)
-    return _fresh_state(run, init_params), Cursor()
-  cursor = Cursor(**run.store.read_extra(latest)['cursor'])
+    return _fresh_state(run, init_params and init_params()), Cursor()
+  extra = run.store.read_extra(latest)
+  _check_data(run, extra.get('data', {}))
+  cursor = Cursor(**extra['cursor'])
   stage = run.stages[min(cursor.stage, len(run.stages) - 1)]
   if cursor.stage and not cursor.stage_step:
     # The optimizer that was saved is that of the stage which had just ended.
     stage = run.stages[cursor.stage - 1]
   like = _like(run, stage)
-  state, extra = run.store.restore(latest, like)
+  state, _ = run.store.restore(latest, like)
   run.monitor.load(extra['monitor'])
   run.writer.resume(latest)
   run.progress.say(f'Resumed from the checkpoint of step {latest}.')
   return state, cursor
+
+
+def _check_data(run: Run, before: Mapping[str, Any]) -> None:
+  """Refuses to go on with other problems: no order of theirs is the same."""
+  if before != run.data:
+    was, now = (
+      ', '.join(f'{name} {value}' for name, value in data.items()) or 'unknown'
+      for data in (before, run.data)
+    )
+    raise ValueError(
+      f'The training problems have changed since the checkpoint ({was}; now '
+      f'{now}); give those of the run, or use another --workdir.'
+    )
 
 
 def _fresh_state(run: Run, init_params: Params | None) -> TrainState:
@@ -250,12 +296,17 @@ def _step(
   )
   metrics = to_scalars(raw)
   run.writer.write(done, metrics, labels={'stage': stage.name})
-  cursor = cursor.after_step(stage, metrics)
+  schedule, measured = run.schedule, dict[str, float]()
+  if _is_due(schedule.evaluate_every, done):
+    measured = _evaluate(run, stage, state, done)
+  cursor = cursor.after_step(stage, {**metrics, **measured})
   ended = not cursor.stage_step
-  measured = _evaluate(run, stage, state, done, ended=ended)
-  _observe(run, done, metrics)
-  every = run.schedule.checkpoint_every
-  if ended or (every and done % every == 0):
+  if ended:
+    measured = measured or _evaluate(run, stage, state, done)
+    shown = ', '.join(f'{k} {v:.3f}' for k, v in sorted(measured.items()))
+    run.progress.say(f'Stage {stage.name} ended at step {done}: {shown}')
+  _observe(run, stage, done, metrics, measured)
+  if ended or _is_due(schedule.checkpoint_every, done):
     _save(run, state, cursor, measured)
   tokens = metrics['rollout/tokens']
   run.writer.write_timing(done, run.timers.end_step(tokens=tokens))
@@ -263,28 +314,51 @@ def _step(
   return state, cursor
 
 
+def _is_due(every: int, done: int) -> bool:
+  """Whether something that happens every so many steps happens now."""
+  return every > 0 and done % every == 0
+
+
 def _evaluate(
-  run: Run, stage: Stage, state: TrainState, done: int, *, ended: bool
-) -> Mapping[str, float]:
-  """Held-out metrics, where they are due."""
-  every = run.schedule.evaluate_every
-  if not ended and not (every and done % every == 0):
-    return {}
+  run: Run, stage: Stage, state: TrainState, done: int
+) -> dict[str, float]:
+  """Held-out metrics."""
   with run.timers.phase('evaluate'):
-    measured = run.evaluate(state.params)
+    measured = dict(run.evaluate(state.params))
   run.writer.write(done, measured, labels={'stage': stage.name})
-  if ended:
-    shown = ', '.join(f'{k} {v:.3f}' for k, v in sorted(measured.items()))
-    run.progress.say(f'Stage {stage.name} ended at step {done}: {shown}')
   return measured
 
 
-def _observe(run: Run, done: int, metrics: Mapping[str, float]) -> None:
+def _observe(
+  run: Run,
+  stage: Stage,
+  done: int,
+  metrics: Mapping[str, float],
+  measured: Mapping[str, float],
+) -> None:
   """Shows what the failure detectors find, and stops if one says so."""
-  for finding in run.monitor.observe(done, metrics):
+  seen = {**metrics, **measured}
+  for finding in run.monitor.observe(done, seen):
     if finding.action == 'stop':
       raise StoppedByDetectorError(finding.sentence)
     run.progress.say(f'Warning: {finding.sentence}')
+  if measured:
+    _warn_of_missing(run, stage, seen)
+
+
+def _warn_of_missing(run: Run, stage: Stage, seen: Mapping[str, float]) -> None:
+  """Says once which metrics something waits for that are not logged."""
+  wanted = dict.fromkeys(run.monitor.unobserved(), 'a detector')
+  advance = f'the end of stage {stage.name}'
+  wanted |= dict.fromkeys(metric_names(stage.advance), advance)
+  wanted[run.schedule.best_metric] = 'the choice of the best checkpoint'
+  for name in sorted(wanted.keys() - seen.keys() - run.warned):
+    run.warned.add(name)
+    near = difflib.get_close_matches(name, seen, n=1, cutoff=0)
+    run.progress.say(
+      f'Warning: {wanted[name]} waits for {name!r}, which has not been logged '
+      f'so far; the nearest name is {near[0]!r}.'
+    )
 
 
 def _save(
@@ -298,6 +372,11 @@ def _save(
       extra={
         'cursor': dataclasses.asdict(cursor),
         'monitor': run.monitor.state(),
+        'data': dict(run.data),
       },
       metric=measured.get(run.schedule.best_metric),
+      # A stage has ended where the next one has not begun.
+      milestone=run.schedule.keep_stage_ends
+      and cursor.stage > 0
+      and not cursor.stage_step,
     )

@@ -48,9 +48,9 @@ def copied(rollout: Rollout) -> Bool[Array, 'b']:
   width = max(b - a, d - c)
 
   def attempt(start: int, stop: int) -> Array:
-    ids = jnp.where(
-      rollout.loss_mask[:, start:stop], rollout.tokens[:, start:stop], -1
-    )
+    # Not `loss_mask`: attempts may be shown without being taught.
+    written = rollout.positions[:, start:stop] >= 0
+    ids = jnp.where(written, rollout.tokens[:, start:stop], -1)
     pad = ((0, 0), (0, width - (stop - start)))
     return jnp.pad(ids, pad, constant_values=-1)
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from selfimprove import types
 from selfimprove.algorithms.base import Algorithm, Term
+from selfimprove.algorithms.terms import check_terms
 from selfimprove.ops import masks
 from selfimprove.training.microbatches import split
 from selfimprove.training.score import score, values
@@ -72,8 +73,10 @@ def value_and_grad(
     Metrics `loss/total` and `loss/<term>`, and the gradient.
 
   Raises:
-    ValueError: the prompts do not divide into so many micro-batches.
+    ValueError: the prompts do not divide into so many micro-batches, or a term
+      does not fit the number of attempts.
   """
+  check_terms(algorithm.terms, attempts=len(samples.rollout.spans))
   counts = _counts(algorithm, samples)
 
   def loss(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 
 class PhaseTimers:
-  """Wall-clock seconds per phase, per step and in total.
+  """Wall-clock seconds per phase and in total, step by step.
 
   JAX returns before it has computed: block on a phase's result inside it.
   """
@@ -28,10 +28,6 @@ class PhaseTimers:
     self._known: set[tuple[str, str]] = set()
     self._step: dict[str, float] = {}
     self._compiled = False
-    self._totals: dict[str, float] = {}
-    self._steady_steps = 0
-    self._steady_seconds = 0.0
-    self._steady_tokens = 0.0
 
   @contextlib.contextmanager
   def phase(self, name: str, *, variant: str = '') -> Iterator[None]:
@@ -44,7 +40,12 @@ class PhaseTimers:
 
     Yields:
       Nothing.
+
+    Raises:
+      ValueError: the name is 'total'.
     """
+    if name == 'total':
+      raise ValueError("A phase cannot be named 'total', which is their sum.")
     key = f'time/{name}'
     if (name, variant) not in self._known:
       self._known.add((name, variant))
@@ -63,39 +64,14 @@ class PhaseTimers:
       tokens: written by the policy in this step.
 
     Returns:
-      `time/<phase>` or `time/compile_<phase>` for each phase, `time/step` for
+      `time/<phase>` or `time/compile_<phase>` for each phase, `time/total` for
       all since the last step, and, in steps without a compilation that had
       tokens, `speed/tokens_per_second`.
     """
     now = self._clock()
     seconds = now - self._step_began
-    row = {**self._step, 'time/step': seconds}
-    for key, value in self._step.items():
-      if key.startswith('time/compile_') or not self._compiled:
-        self._totals[key] = self._totals.get(key, 0.0) + value
-    if not self._compiled:
-      self._steady_steps += 1
-      self._steady_seconds += seconds
-      self._steady_tokens += tokens
-      if tokens and seconds > 0:
-        row['speed/tokens_per_second'] = tokens / seconds
+    row = {**self._step, 'time/total': seconds}
+    if tokens and seconds > 0 and not self._compiled:
+      row['speed/tokens_per_second'] = tokens / seconds
     self._step_began, self._step, self._compiled = now, {}, False
     return row
-
-  def summary(self) -> dict[str, float]:
-    """The seconds of the run so far.
-
-    Returns:
-      `time/compile_<phase>` in total; `time/<phase>`, `time/step` and
-      `speed/tokens_per_second` as means over the steps without a compilation.
-    """
-    steps = max(self._steady_steps, 1)
-    summary = {
-      key: value if key.startswith('time/compile_') else value / steps
-      for key, value in self._totals.items()
-    }
-    summary['time/step'] = self._steady_seconds / steps
-    if self._steady_tokens and self._steady_seconds > 0:
-      rate = self._steady_tokens / self._steady_seconds
-      summary['speed/tokens_per_second'] = rate
-    return summary

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfimprove.algorithms import aggregates, terms
+from selfimprove.algorithms import aggregates, base, terms
 from selfimprove.ops import divergences, losses
 from selfimprove.types import Experience, Scores
 from tests.algorithms import rollouts
@@ -221,3 +221,31 @@ def test_a_stream_that_was_not_declared_is_named(name, stream):
   scores = dataclasses.replace(_scores(), streams={})
   with pytest.raises(KeyError, match=f"Add '{stream}' to `Algorithm.needs`"):
     TERMS[name](experience, scores)
+
+
+def _term(**how):
+  fn, aggregate = terms.PolicyGradient(), aggregates.SequenceMean()
+  return {'kl': base.Term(fn=fn, aggregate=aggregate, **how)}
+
+
+@pytest.mark.parametrize(
+  'how',
+  [
+    {'weight': (1.0,)},
+    {'weight': (1.0, 1.0, 1.0)},
+    {'weight': jnp.ones((2, 1))},
+    {'turns': ()},
+    {'turns': (1, 2)},
+    {'turns': (-1,)},
+  ],
+)
+def test_terms_of_other_attempts_are_refused(how):
+  with pytest.raises(ValueError, match=r"Term 'kl' has .* attempts"):
+    terms.check_terms(_term(**how), attempts=2)
+
+
+@pytest.mark.parametrize(
+  'how', [{}, {'weight': (1.0, 2.0)}, {'turns': (1,)}, {'turns': (0, 1)}]
+)
+def test_terms_of_the_attempts_that_there_are_pass(how):
+  terms.check_terms(_term(**how), attempts=2)

@@ -47,6 +47,8 @@ def in_splits(found, wanted=splits.SPLITS):
 # A line, and the field, rule and fix that its error must name.
 BAD = [
   (b'{"prompt": "a"', None, 'not JSON', 'write one JSON object a line'),
+  (b'{"n": ' + b'1' * 5000 + b'}', None, 'not JSON', '(ValueError)'),
+  (b'[' * 100_000, None, 'not JSON', '(RecursionError)'),
   (b'[1, 2]', None, 'not an object', 'is a JSON list, not an object; write'),
   (b'"a"', None, 'not an object', 'is a JSON str, not an object; write'),
   (b'\xff\xfe{', None, 'not UTF-8', 'save the file as UTF-8'),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -182,3 +183,26 @@ def test_extension_gives_the_logits_of_the_whole_text_read_anew():
     np.testing.assert_allclose(after.logits[row], anew, atol=1e-5)
     assert int(after.position[row]) == len(text)
     assert positions[row].tolist() == list(range(len(text) - 3, len(text)))
+
+
+@pytest.mark.parametrize(
+  'how',
+  [
+    {'temperature': -0.1},
+    {'temperature': math.inf},
+    {'temperature': math.nan},
+    {'top_k': 0},
+    {'top_p': 0.0},
+    {'top_p': 1.1},
+  ],
+)
+def test_sampling_out_of_range_is_refused(how):
+  ((name, value),) = how.items()
+  with pytest.raises(ValueError, match=f'{name}={value} is not '):
+    decode.Sampling(**how)
+
+
+def test_sampling_may_be_traced():
+  how = decode.Sampling(temperature=0.5, top_p=0.9)
+  traced = jax.jit(lambda how: how.temperature * how.top_p)(how)
+  assert float(traced) == pytest.approx(0.45)

@@ -255,3 +255,18 @@ def test_another_key_shows_other_revisions(given, rollout):
   changed = np.any(other.tokens != rollout.tokens, axis=1)
   assert changed[::2].mean() > 0.4
   assert changed[1::2].mean() > 0.9
+
+
+@pytest.mark.parametrize(
+  'how',
+  [
+    {'group_size': 3},
+    {'group_size': 0},
+    {'truth': 0.6, 'near_miss': 0.5},
+    {'truth': -0.1},
+    {'spoil_first': 1.1},
+  ],
+)
+def test_shares_that_are_none_are_refused(how):
+  with pytest.raises(ValueError, match=f'{next(iter(how))}='):
+    noisy(**how)

@@ -36,7 +36,7 @@ def _saved_steps(directory, saves, **options):
     for step, metric in saves:
       store.save(step, {'x': jnp.float32(step)}, extra={}, metric=metric)
     store.wait()
-    return list(store.steps()), store.best_step()
+    return list(store.steps())
 
 
 def test_a_state_is_restored_bit_for_bit(tmp_path):
@@ -81,32 +81,43 @@ def test_host_arrays_may_be_overwritten_as_soon_as_save_returns(tmp_path):
 def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
   saves = [(1, 0.9), (2, 0.1), (3, 0.8), (4, None), (5, 0.2), (6, float('nan'))]
   # Last two: 5, 6. Best two: 1 and 3; a missing metric or NaN is never best.
-  steps, best = _saved_steps(tmp_path, saves, keep_last=2, keep_best=2)
+  steps = _saved_steps(tmp_path, saves, keep_last=2, keep_best=2)
   assert steps == [1, 3, 5, 6]
-  assert best == 1
 
 
 def test_the_best_may_be_the_smallest(tmp_path):
   saves = [(1, 3.0), (2, 1.0), (3, 2.0)]
-  steps, best = _saved_steps(
+  steps = _saved_steps(
     tmp_path, saves, keep_last=1, keep_best=1, best_metric_mode='min'
   )
-  assert (steps, best) == ([2, 3], 2)
+  assert steps == [2, 3]
 
 
 def test_of_equally_good_checkpoints_the_newest_is_best(tmp_path):
   saves = [(1, 1.0), (2, 1.0), (3, 0.0)]
-  assert _saved_steps(tmp_path, saves, keep_last=1, keep_best=1) == ([2, 3], 2)
+  assert _saved_steps(tmp_path, saves, keep_last=1, keep_best=1) == [2, 3]
 
 
 def test_metrics_are_known_after_a_restart(tmp_path):
   _saved_steps(tmp_path, [(1, 5.0), (2, 1.0)], keep_last=1, keep_best=1)
   saves = [(3, 2.0), (4, 3.0)]
-  assert _saved_steps(tmp_path, saves, keep_last=1, keep_best=1) == ([1, 4], 1)
+  assert _saved_steps(tmp_path, saves, keep_last=1, keep_best=1) == [1, 4]
 
 
 def test_without_a_metric_there_is_no_best(tmp_path):
-  assert _saved_steps(tmp_path, [(1, None)], keep_last=1) == ([1], None)
+  saves = [(1, None), (2, None)]
+  assert _saved_steps(tmp_path, saves, keep_last=1, keep_best=1) == [2]
+
+
+def test_milestones_are_kept_and_known_after_a_restart(tmp_path):
+  for steps in ((1, 2), (3, 4), (5,)):
+    with CheckpointStore(tmp_path, keep_last=1) as store:
+      for step in steps:
+        store.save(
+          step, {'x': jnp.float32(step)}, extra={}, milestone=step in (1, 3)
+        )
+  with CheckpointStore(tmp_path, keep_last=1) as store:
+    assert store.steps() == [1, 3, 5]
 
 
 def test_a_step_is_saved_once(tmp_path):

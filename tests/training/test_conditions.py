@@ -5,7 +5,12 @@ import math
 
 import pytest
 
-from selfimprove.training.conditions import AllOf, MetricAtLeast, MetricAtMost
+from selfimprove.training.conditions import (
+  AllOf,
+  MetricAtLeast,
+  MetricAtMost,
+  metric_names,
+)
 
 
 def _first_done(condition, rows):
@@ -76,3 +81,14 @@ def test_nonsense_is_refused():
     MetricAtLeast(metric='acc', threshold=0.5, patience=0)
   with pytest.raises(ValueError, match='no conditions'):
     AllOf(conditions=())
+
+
+def test_a_condition_names_the_metrics_that_it_reads():
+  both = AllOf(
+    conditions=(
+      MetricAtLeast(metric='a', threshold=0.0),
+      AllOf(conditions=(MetricAtMost(metric='b', threshold=0.0),)),
+    )
+  )
+  assert metric_names(both) == {'a', 'b'}
+  assert metric_names(None) == set()

@@ -70,10 +70,10 @@ def test_a_report_is_one_sentence_with_value_rule_and_advice():
 
 def test_absent_and_nan_metrics_are_not_judged_and_absent_ones_are_listed():
   monitor = Monitor([_TIED])
-  assert monitor.unobserved() == ['tied']
+  assert monitor.unobserved() == ['rollout/tied_groups']
   assert monitor.observe(1, {'other': 1.0}) == []
+  assert monitor.unobserved() == ['rollout/tied_groups']
   assert _reports(monitor, [math.nan] * 5) == []
-  assert monitor.unobserved() == ['tied']
   assert _reports(monitor, [1.0, math.nan, 1.0, 1.0]) == [4]
   assert monitor.unobserved() == []
 
@@ -117,7 +117,8 @@ def test_fields_out_of_range_are_refused(field, value):
     ('rollout/truncated', 1.0, 0.9),
     ('rollout/truncated_t1', 0.8, 0.1),
     ('rollout/truncated_t2', 0.8, 0.1),
-    ('loss/kl', math.inf, 2.0),
+    ('loss/kl_t1', math.inf, 2.0),
+    ('loss/kl_t2', 101.0, 99.0),
     ('policy/sampler_gap', 1.5, 1e-6),
     ('policy/entropy', 0.0, 0.2),
     ('rollout/copied', 1.0, 0.6),
@@ -134,3 +135,11 @@ def test_every_default_has_advice_that_reads_on_in_its_sentence():
   for detector in default_detectors():
     assert detector.advice[0].islower()
     assert not detector.advice.endswith('.')
+
+
+def test_a_strong_coefficient_alone_is_no_blow_up():
+  # SCoRe's stage I: ten times a divergence of 12 nats is not one of 100.
+  monitor = Monitor(default_detectors())
+  for step in range(9):
+    found = monitor.observe(step, {'loss/kl': 120.0, 'loss/kl_t1': 12.0})
+    assert found == []

@@ -65,7 +65,8 @@ def test_the_error_names_the_step():
   losses, grads = _case(kl=np.nan)
   codes = finite.finite_codes(losses, grads)
   with pytest.raises(
-    finite.NonFiniteError, match=r'^Step 12: loss term `kl` is not finite'
+    finite.NonFiniteError,
+    match=r'^Step 12: loss term `kl` is not finite.*another --workdir.*init_fr',
   ):
     finite.check_finite(12, codes, terms=_TERMS, params=grads)
 

@@ -10,6 +10,7 @@ import pytest
 
 from selfimprove.training import loop
 from selfimprove.training.checkpoint import CheckpointStore
+from selfimprove.training.conditions import MetricAtLeast
 from selfimprove.training.detectors import Detector, Monitor
 from selfimprove.training.finite import NonFiniteError
 from selfimprove.training.metrics import read_rows
@@ -231,8 +232,87 @@ def test_the_end_of_a_stage_competes_for_the_best_checkpoint(tmp_path):
     tmp_path,
     stages,
     evaluate=lambda params: {'eval/acc_last': next(scores)},
-    schedule=loop.Schedule(),
+    schedule=loop.Schedule(keep_stage_ends=False),
   )
   with CheckpointStore(tmp_path / 'checkpoints', keep_last=1) as store:
     assert store.steps() == [2, 4]
-    assert store.best_step() == 2
+
+
+def test_the_end_of_each_stage_is_kept_whatever_comes_later(straight):
+  workdir, _, _ = straight
+  with CheckpointStore(workdir / 'checkpoints', keep_last=1) as store:
+    assert store.steps() == [3, 5, 7]
+
+
+def _evaluated(tmp_path, scores, **changes):
+  """A stage of at most nine steps, evaluated at each."""
+  found = iter(scores)
+  stage = dataclasses.replace(
+    tiny.stages()[0], steps=9, advance=changes.pop('advance', None)
+  )
+  return tiny.train(
+    tmp_path,
+    [stage],
+    evaluate=lambda params: {'eval/acc_last': next(found)},
+    schedule=changes.pop('schedule', loop.Schedule(evaluate_every=1)),
+    **changes,
+  )
+
+
+def test_conditions_see_evaluations_and_none_is_made_twice(tmp_path):
+  advance = MetricAtLeast(metric='eval/acc_last', threshold=0.5, patience=2)
+  state, said = _evaluated(tmp_path, [0.6, 0.1, 0.6, 0.7], advance=advance)
+  assert int(state.step) == 4
+  assert 'Stage one ended at step 4: eval/acc_last 0.700' in said
+  at = [row['step'] for row in _rows(tmp_path) if 'eval/acc_last' in row]
+  assert at == [1, 2, 3, 4]
+
+
+def test_a_condition_on_an_evaluation_goes_on_where_it_was(tmp_path):
+  advance = MetricAtLeast(metric='eval/acc_last', threshold=0.5, patience=3)
+  _evaluated(tmp_path, [0.6, 0.6], advance=advance, stop_after=2)
+  state, _ = _evaluated(tmp_path, [0.6], advance=advance)
+  assert int(state.step) == 3
+
+
+def test_detectors_see_evaluations(tmp_path):
+  detector = Detector(
+    name='worse',
+    metric='eval/acc_last',
+    comparison='at_most',
+    threshold=0.1,
+    patience=2,
+    action='stop',
+    advice='this is a test',
+  )
+  with pytest.raises(loop.StoppedByDetectorError, match='Step 3: `eval/acc_'):
+    _evaluated(tmp_path, [0.6, 0.0, 0.0], monitor=Monitor([detector]))
+
+
+def test_a_condition_that_no_evaluation_reaches_is_refused(tmp_path):
+  advance = MetricAtLeast(metric='eval/acc_last', threshold=0.5)
+  with pytest.raises(ValueError, match="'one' advances by 'eval/acc_last'"):
+    _evaluated(tmp_path, [], advance=advance, schedule=loop.Schedule())
+
+
+def test_names_of_metrics_that_do_not_come_are_said_once(tmp_path):
+  stop = {'comparison': 'at_least', 'threshold': 9.0, 'patience': 1}
+  stop |= {'action': 'stop', 'advice': 'this is a test'}
+  detectors = [
+    Detector(name='a', metric='eval/acc_lats', **stop),
+    Detector(name='b', metric='loss/ghost', optional=True, **stop),
+    Detector(name='c', metric='eval/acc_last', **stop),
+  ]
+  _, said = _evaluated(
+    tmp_path,
+    [0.1] * 9,
+    schedule=loop.Schedule(evaluate_every=1, best_metric='eval/acc_lost'),
+    advance=MetricAtLeast(metric='rollout/token', threshold=1.0),
+    monitor=Monitor(detectors),
+  )
+  warnings = [line for line in said.splitlines() if 'Warning' in line]
+  assert [line.split("'")[1::2] for line in warnings] == [
+    ['eval/acc_lats', 'eval/acc_last'],
+    ['eval/acc_lost', 'eval/acc_last'],
+    ['rollout/token', 'rollout/tokens'],
+  ]

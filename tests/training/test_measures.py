@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def make(tokens=TOKENS, turn=TURN, spans=((1, 4), (5, 7))):
   rows = jnp.arange(tokens.shape[0])
   return Rollout(
     tokens=tokens,
-    positions=jnp.zeros_like(tokens),
+    positions=jnp.where(turn >= 0, 0, -1),
     loss_mask=turn >= 0,
     turn=turn,
     sampler_logprobs=jnp.where(turn >= 0, -0.5, 0.0),
@@ -116,3 +118,8 @@ def test_groups_are_tied_within_and_not_across_prompts():
   metrics = measures.of_rewards(make(), mixed, mixed, jnp.ones(4))
   assert float(metrics['rollout/tied_groups']) == 0
   assert np.isfinite(float(metrics['reward/shaped_t1']))
+
+
+def test_attempts_that_are_not_taught_are_compared_as_well():
+  shown = dataclasses.replace(make(), loss_mask=TURN == 1)
+  assert measures.copied(shown).tolist() == [True, True, False, False]

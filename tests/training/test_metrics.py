@@ -20,7 +20,7 @@ def _write(workdir, steps, *, resume=None):
     writer.resume(resume)
   for step in steps:
     writer.write(step, {'loss/kl': jnp.sin(jnp.float32(step)), 'a/b': step})
-    writer.write_timing(step, {'time/step': 0.5})
+    writer.write_timing(step, {'time/total': 0.5})
   writer.close()
   return (workdir / metrics.METRICS_FILE).read_bytes()
 
@@ -124,7 +124,7 @@ def test_tensorboard_gets_the_same_values(tmp_path):
     for value in event.summary.value
   }
   assert found[('loss/kl', 2)] == np.sin(np.float32(2))
-  assert found[('time/step', 1)] == 0.5
+  assert found[('time/total', 1)] == 0.5
 
 
 def _events(data):

@@ -345,3 +345,14 @@ def test_micro_batches_that_do_not_divide_are_refused():
   samples = _credited(algorithm, rollout, _rewards(rollout))
   with pytest.raises(ValueError, match='2 prompts per step do not divide'):
     _gradient(tiny.POLICY, algorithm, params, params, samples, microbatches=3)
+
+
+@pytest.mark.parametrize('weight', [(1.0,), (1.0, 1.0, 1.0)])
+def test_a_term_that_does_not_fit_the_attempts_is_refused(weight):
+  params, other, rollout = _setup()
+  algorithm = tiny.algorithm(kl=weight)
+  samples = _credited(algorithm, rollout, jnp.ones((8, 2)))
+  with pytest.raises(
+    ValueError, match=r"Term 'kl' .* for 2 attempts; give one"
+  ):
+    _differentiate(algorithm, params, other, samples)

@@ -1,0 +1,42 @@
+"""Which bindings are accepted."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfimprove.configuration import ConfigError
+from tests.conformance import built
+
+SCORE = 'gin_configs/algorithms/score.gin'
+
+
+@pytest.mark.parametrize(
+  ('binding', 'decides'),
+  [
+    ('stages.Stage.steps = 2', 'stage_one/'),
+    # The value that is there anyway.
+    ('combine.ProgressBonus.turn_weights = (0.0, 1.0)', 'stage_two/'),
+  ],
+)
+def test_an_override_that_scopes_override_everywhere_is_refused(
+  binding, decides
+):
+  with pytest.raises(ConfigError, match='has no effect') as caught:
+    built.build(SCORE, binding)
+  assert binding in str(caught.value)
+  assert f'`{decides}' in str(caught.value)
+  assert '\n' not in str(caught.value)
+
+
+def test_an_override_of_one_stage_is_accepted():
+  # The second stage binds `alpha` by its scope; the first takes this one.
+  one, two = built.build(SCORE, 'combine.ProgressBonus.alpha = 3.0').stages
+  assert one.algorithm.combine.alpha == 3.0
+  assert two.algorithm.combine.alpha == 10.0
+
+
+def test_bindings_of_a_list_see_one_another():
+  experiment = built.build(
+    SCORE, 'BONUS = 4.0', 'stage_one/combine.ProgressBonus.alpha = %BONUS'
+  )
+  assert experiment.stages[0].algorithm.combine.alpha == 4.0

@@ -1,0 +1,52 @@
+"""What an experiment refuses before anything is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import pytest
+
+from selfimprove.configuration import ConfigError
+from selfimprove.experiment import MeshShape
+from tests.conformance import built
+
+RLOO = 'gin_configs/algorithms/rloo.gin'
+
+
+@pytest.mark.parametrize(
+  ('file', 'tokens'),
+  [(RLOO, 2), ('gin_configs/algorithms/sft.gin', 2)],
+)
+def test_attempts_too_short_for_an_answer_are_refused(file, tokens):
+  # Two digits and EOS; supervised attempts are made when it is measured.
+  with pytest.raises(ConfigError, match='2 tokens cannot hold the 3 of an'):
+    built.build(file, f'ATTEMPT_TOKENS = {tokens}')
+  built.build(file, f'ATTEMPT_TOKENS = {tokens + 1}')
+
+
+def test_one_short_attempt_of_two_is_refused():
+  with pytest.raises(ConfigError, match='ATTEMPT_TOKENS'):
+    built.build(
+      'gin_configs/algorithms/multi_turn.gin',
+      'revise.Revise.max_new_tokens = (%ATTEMPT_TOKENS, 2)',
+    )
+
+
+def test_a_model_without_a_logit_for_every_token_is_refused():
+  experiment = built.build(RLOO)
+  model = experiment.model
+  assert model.vocab_size == 15  # Twelve characters and three special ids.
+  wider = dataclasses.replace(model, vocab_size=16)  # Padding is no harm.
+  dataclasses.replace(experiment, model=wider)
+  fewer = dataclasses.replace(model, vocab_size=14)
+  with pytest.raises(ValueError, match=r'vocab_size=14, but .* has 15 ids'):
+    dataclasses.replace(experiment, model=fewer)
+
+
+def test_a_mesh_that_does_not_fit_gives_way_to_replicas():
+  assert len(jax.devices()) == 8
+  fits = MeshShape(fsdp=2, model=2).make_or_replicate()
+  assert dict(fits.shape) == {'data': 2, 'fsdp': 2, 'model': 2}
+  other = MeshShape(data=1, fsdp=16).make_or_replicate()
+  assert dict(other.shape) == {'data': 8, 'fsdp': 1, 'model': 1}
