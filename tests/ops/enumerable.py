@@ -72,3 +72,27 @@ def expected_gradient(
   """Mean over samples of `drawn_from` of the gradient of their loss `at`."""
   weights = probabilities(drawn_from)
   return jax.grad(lambda logits: jnp.sum(weights * loss(logits)))(at)
+
+
+def expected_group_gradient(
+  credit_fn: Callable[[Array], Float[Array, 'g 3']],
+  loss: Callable[[Array, Array, np.ndarray], Float[Array, 'n g 3']],
+  *,
+  size: int,
+  at: Table,
+  drawn_from: Table,
+) -> Table:
+  """Mean over all 27^g groups of the gradient of the mean loss of a member.
+
+  `credit_fn` maps indices [g] of sequences to advantages [g, 3]; `loss` maps
+  log-probabilities [n, g, 3], those advantages and indices [n, g] to losses.
+  """
+  groups = np.array(list(itertools.product(range(len(SEQUENCES)), repeat=size)))
+  credit = jax.vmap(credit_fn)(jnp.asarray(groups))
+  weight = jnp.prod(probabilities(drawn_from)[groups], axis=1)
+
+  def mean(logits: Table) -> Float[Array, '']:
+    values = loss(token_logprobs(logits)[groups], credit, groups)
+    return jnp.sum(weight * jnp.mean(jnp.sum(values, axis=2), axis=1))
+
+  return jax.grad(mean)(at)

@@ -7,7 +7,6 @@ the relative error of its expected gradient on these tables is written down.
 from __future__ import annotations
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -84,22 +83,14 @@ def _reinforce(logprobs, credit, groups):
 
 
 def _group_ascent(credit_fn, *, size, drawn_from=POLICY, loss=_reinforce):
-  """Expected step of a group: the mean over all 27^g groups of their mean.
-
-  `credit_fn` maps indices [g] of sequences to advantages [g, 3].
-  """
-  groups = np.array(list(itertools.product(range(27), repeat=size)))
-  credit = jax.vmap(credit_fn)(jnp.asarray(groups))
-  chances = enumerable.probabilities(jnp.asarray(drawn_from))[groups]
-  weight = jnp.prod(chances, axis=1)
-
-  def value(table):
-    # Losses are of each member of each group, from its row of a table of 27.
-    logprobs = enumerable.token_logprobs(table)[groups]
-    steps = -jnp.sum(loss(logprobs, credit, groups), axis=2)
-    return jnp.sum(weight * jnp.mean(steps, axis=1))
-
-  return jax.grad(value)(jnp.asarray(POLICY))
+  """Expected step of a group; see `enumerable.expected_group_gradient`."""
+  return -enumerable.expected_group_gradient(
+    credit_fn,
+    loss,
+    size=size,
+    at=jnp.asarray(POLICY),
+    drawn_from=jnp.asarray(drawn_from),
+  )
 
 
 def _of_rewards(advantage_fn, rewards=REWARDS):
