@@ -149,7 +149,13 @@ def take(
   state = dataclasses.replace(
     state, buffer=Buffer(rollout=rest[0], rewards=rest[1], count=left)
   )
-  return state, head[0], head[1], real.astype(jnp.float32)
+  # A weight of 0 drops a row, but not the NaN of a temperature of 0.
+  rollout = dataclasses.replace(
+    head[0],
+    temperature=jnp.where(real, head[0].temperature, 1.0),
+    loss_mask=head[0].loss_mask & real[:, None],
+  )
+  return state, rollout, head[1], real.astype(jnp.float32)
 
 
 def teaches(

@@ -54,7 +54,7 @@ def test_a_field_of_the_task_may_be_the_hint():
 
 
 def test_a_field_that_the_task_does_not_give_is_named():
-  with pytest.raises(KeyError, match="no text 'hint'.*extra_tokens"):
+  with pytest.raises(KeyError, match=r"no text 'hint'.*extra_tokens"):
     contexts.FieldHint()(tiny.prompts(3))
 
 

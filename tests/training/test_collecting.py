@@ -121,30 +121,31 @@ def test_every_group_that_teaches_is_learned_from_once_in_order(
 
 @pytest.mark.parametrize('retry', [None, _retry()])
 def test_an_interrupted_collection_ends_bit_for_bit_as_a_straight_one(
-  tmp_path, retry
+  tmp_path, monkeypatch, retry
 ):
   stages = [_stage(_algorithm(retry=retry), steps=4)]
-  build = collecting.build
-  with pytest.MonkeyPatch.context() as patch:
-    shared = tiny.shared_programs(build)
-    patch.setattr(loop.collecting, 'build', shared)
-    straight, _ = tiny.train(tmp_path / 'straight', stages)
-    folder = tmp_path / 'cut'
-    for _ in range(4):  # A checkpoint at every step: `stop_after` its batch.
-      made = tiny.run(
-        folder, stages, schedule=loop.Schedule(checkpoint_every=1)
-      )
-      seen = []
-      batch = made.run.batch
+  often = loop.Schedule(checkpoint_every=1)
+  shared, running = tiny.shared_programs(collecting.build), []
 
-      def once(stage, position, seen=seen, batch=batch, run=made.run):
-        seen.append(position)
-        run.stop.requested = len(seen) > 1  # The first call asks for shapes.
-        return batch(stage, position)
+  def build_and_stop(given):
+    step = shared(given)
 
-      state = loop.train(dataclasses.replace(made.run, batch=once))
-      made.run.store.close()
-      made.run.writer.close()
+    def one_step(*inputs):
+      for run in running:
+        run.stop.requested = True
+      return step(*inputs)
+
+    return one_step
+
+  monkeypatch.setattr(loop.collecting, 'build', build_and_stop)
+  straight, _ = tiny.train(tmp_path / 'straight', stages, schedule=often)
+  for done in range(1, 5):
+    made = tiny.run(tmp_path / 'cut', stages, schedule=often)
+    running[:] = [made.run]
+    state = loop.train(made.run)
+    assert int(state.step) == done
+    made.run.store.close()
+    made.run.writer.close()
   jax.tree.map(np.testing.assert_array_equal, state, straight)
 
 
