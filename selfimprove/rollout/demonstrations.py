@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from selfimprove import types
 from selfimprove.ops import sampling
 from selfimprove.ops.keys import named_key
-from selfimprove.rollout.assemble import Insertion, assemble
+from selfimprove.rollout.assemble import Insertion, assemble, write
 from selfimprove.rollout.decode import (
   Sampling,
   Written,
@@ -42,7 +42,7 @@ class Demonstrate:
     tokens, mask = _answers(prompts, jnp.asarray(self.eos_ids), self.group_size)
     start = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
     start = jnp.repeat(start, self.group_size)
-    turn = _write(tokens, mask, start)
+    turn = write(tokens, mask, start)
     return assemble(prompts, [turn], group_size=self.group_size)
 
 
@@ -106,7 +106,7 @@ class NoisyRevisions:
     noise = sampling.keyed_uniforms(keys, jnp.arange(3)).reshape(-1, 6)
     start = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
     start = jnp.repeat(start, self.group_size)
-    spoilt = _write(self._spoil(answer, noise), mask, start)
+    spoilt = write(self._spoil(answer, noise), mask, start)
     sampled = self._sample(policy, params, prompts, key, answer.shape[1])
     scripted = jnp.arange(start.shape[0]) % 2 == 0
     first = _choose(scripted, spoilt, sampled)
@@ -117,7 +117,7 @@ class NoisyRevisions:
     steps = jnp.arange(told.shape[1], dtype=jnp.int32)[None, :]
     insertion = Insertion(tokens=told, positions=after[:, None] + steps)
     begin = after + told.shape[1]
-    second = self._revise(first, _write(answer, mask, begin), begin, noise)
+    second = self._revise(first, write(answer, mask, begin), begin, noise)
     rollout = assemble(
       prompts, [first, insertion, second], group_size=self.group_size
     )
@@ -177,7 +177,7 @@ class NoisyRevisions:
     tokens = self._move(first.tokens, jnp.where(near, step, 0))
     length = jnp.sum(first.positions >= 0, axis=-1, dtype=jnp.int32)
     slots = jnp.arange(tokens.shape[1])[None, :]
-    copy = _write(tokens, slots < length[:, None], begin)
+    copy = write(tokens, slots < length[:, None], begin)
     copy = dataclasses.replace(copy, finished=first.finished)
     return _choose(noise[:, 3] < self.truth, truth, copy)
 
@@ -206,19 +206,6 @@ def _answers(
   return (
     jnp.repeat(tokens, group_size, axis=0),
     jnp.repeat(mask, group_size, axis=0),
-  )
-
-
-def _write(
-  tokens: Int[Array, 'b n'], mask: Bool[Array, 'b n'], start: Int[Array, 'b']
-) -> Written:
-  """A finished turn that begins at position `start`."""
-  slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
-  return Written(
-    tokens=jnp.where(mask, tokens, 0),
-    positions=jnp.where(mask, start[:, None] + slots, -1),
-    logprobs=jnp.zeros(tokens.shape, jnp.float32),
-    finished=jnp.ones(start.shape, bool),
   )
 
 
