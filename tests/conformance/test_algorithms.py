@@ -222,7 +222,15 @@ def _on_devices(file, microbatches, data, model):
   return jax.device_get(state.params)
 
 
-@each_file
+@pytest.mark.parametrize(
+  'file',
+  [
+    file
+    if any(name in file for name in ('multi_turn', 'ppo', 'tempo', 'nft'))
+    else pytest.param(file, marks=pytest.mark.slow)
+    for file in FILES
+  ],
+)
 def test_micro_batches_on_a_mesh_give_the_update_of_one_device(file):
   # Eight devices in 4 x 2 and four micro-batches at once: the tests of the
   # step take them apart.
