@@ -10,6 +10,7 @@ from selfimprove import types
 from selfimprove.rollout.assemble import Insertion, assemble
 from selfimprove.rollout.decode import (
   Sampling,
+  check_sizes,
   decode,
   extend,
   prefill,
@@ -40,6 +41,9 @@ class Revise:
   sampling: Sampling
   group_size: int = types.static()
   max_new_tokens: tuple[int, int] = types.static()
+
+  def __post_init__(self) -> None:
+    check_sizes(self.group_size, self.max_new_tokens)
 
   def __call__(
     self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array

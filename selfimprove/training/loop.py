@@ -229,6 +229,10 @@ def _run_stage(
     state_shardings=jax.tree.map(lambda x: x.sharding, state),
     judge=run.judge,
   )
+  run.progress.say(
+    f'Stage {stage.name} begins: its first step compiles the program and takes '
+    'longer than others.'
+  )
   while cursor.stage == index and not run.stop.requested:
     state, cursor = _step(run, stage, program, state, cursor)
   return state, cursor

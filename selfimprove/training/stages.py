@@ -68,10 +68,11 @@ class Stage:
 
   def __post_init__(self) -> None:
     for name in ('steps', 'prompts_per_step', 'microbatches'):
-      if getattr(self, name) < 1:
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 1:
         raise ValueError(
-          f'Stage {self.name!r}: {name}={getattr(self, name)} but must be '
-          'at least 1; to leave a stage out, take it off the list.'
+          f'Stage {self.name!r}: {name}={value!r} but must be an integer, at '
+          'least 1; to leave a stage out, take it off the list.'
         )
     if self.prompts_per_step % self.microbatches:
       raise ValueError(
