@@ -64,10 +64,11 @@ def build(
     name for name in unused_bindings() if _is_written(name, files, bindings)
   ]
   if unused:
-    others = f' (and {len(unused) - 1} more)' if unused[1:] else ''
+    shown = ', '.join(f'`{name}`' for name in unused[:8])
+    others = f' (and {len(unused) - 8} more)' if unused[8:] else ''
     raise ConfigError(
-      f'Nothing uses the binding `{unused[0]}`{others}; correct its name or '
-      'scope, or remove it.'
+      f'Nothing uses the binding {shown}{others}; correct its name or scope, '
+      'or remove it.'
     )
   _check_effect(overriding)
   return built

@@ -93,9 +93,17 @@ def straight(flags, tmp_path_factory):
 
 def _assert_quiet(err):
   """Only what is meant for the user: no library talks."""
-  for line in err.splitlines():
+  for line in filter(None, err.splitlines()):
     assert line.startswith(
-      ('stage_', 'Stage ', 'Resumed ', 'This run ', 'Stopped ', 'Warning: ')
+      (
+        'stage_',
+        'Stage ',
+        'Resumed ',
+        'This run ',
+        'Stopped ',
+        'Warning: ',
+        'SIGTERM: ',
+      )
     ), line
 
 

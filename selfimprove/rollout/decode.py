@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,24 @@ class Attempt:
   pending: Int[Array, 'b']
   pending_position: Int[Array, 'b']
   cache: object
+
+
+def check_sizes(group_size: int, limits: Sequence[int]) -> None:
+  """Refuses rollouts without samples or without tokens.
+
+  Args:
+    group_size: samples per prompt.
+    limits: length limit of each attempt.
+
+  Raises:
+    ValueError: one of them is below 1.
+  """
+  for name, value in (
+    ('group_size', group_size),
+    *(('max_new_tokens', limit) for limit in limits),
+  ):
+    if value < 1:
+      raise ValueError(f'{name}={value} samples nothing; choose at least 1.')
 
 
 def next_position(start: Int[Array, 'b'], written: Written) -> Int[Array, 'b']:

@@ -11,6 +11,7 @@ from selfimprove.rollout.assemble import Insertion, assemble
 from selfimprove.rollout.decode import (
   Sampling,
   Written,
+  check_sizes,
   decode,
   extend,
   prefill,
@@ -49,6 +50,7 @@ class Revise:
         f'Revise.max_new_tokens is {self.max_new_tokens}: it has one limit per '
         'attempt, at least two; for a single attempt use single.Single.'
       )
+    check_sizes(self.group_size, self.max_new_tokens)
 
   def __call__(
     self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array

@@ -8,7 +8,13 @@ from jaxtyping import Array, Int
 
 from selfimprove import types
 from selfimprove.rollout.assemble import assemble
-from selfimprove.rollout.decode import Sampling, decode, prefill, row_keys
+from selfimprove.rollout.decode import (
+  Sampling,
+  check_sizes,
+  decode,
+  prefill,
+  row_keys,
+)
 from selfimprove.types import Params, Policy, Prompts, Rollout
 
 
@@ -27,6 +33,9 @@ class Single:
   sampling: Sampling
   group_size: int = types.static()
   max_new_tokens: int = types.static()
+
+  def __post_init__(self) -> None:
+    check_sizes(self.group_size, (self.max_new_tokens,))
 
   def __call__(
     self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array

@@ -145,7 +145,7 @@ class CheckpointStore:
     self._orbax.wait()
     path = _step_path(self._orbax, step)
     with _context(partial=True):
-      return ocp.load_checkpointables(path, {'extra': None})['extra']
+      return _load(path, {'extra': None})['extra']
 
   def restore(
     self, step: int | None, like: state_tree.Tree
@@ -168,9 +168,8 @@ class CheckpointStore:
     path = _step_path(self._orbax, step)
     wanted = state_tree.to_abstract(like)
     with _context():
-      saved = ocp.checkpointables_metadata(path).metadata['state']
-      _check_fits(path, saved, wanted)
-      read = ocp.load_checkpointables(path, {'state': wanted, 'extra': None})
+      _check_fits(path, _saved_state(path), wanted)
+      read = _load(path, {'state': wanted, 'extra': None})
     return state_tree.from_named(read['state'], like), read['extra']
 
   def close(self) -> None:
@@ -226,7 +225,7 @@ def restore_params(
   if not ocp.is_orbax_checkpoint(where):
     where = _step_path(_opened(where), step)
   with _context(partial=True):
-    saved = ocp.checkpointables_metadata(where).metadata['state']
+    saved = _saved_state(where)
     if 'params' not in saved:
       raise ValueError(
         f'Checkpoint {where} holds {sorted(saved)} but no `params`; give the '
@@ -236,7 +235,7 @@ def restore_params(
       like = state_tree.without_placement(saved['params'])
     wanted = state_tree.to_abstract(like)
     _check_fits(where, saved['params'], wanted)
-    read = ocp.load_checkpointables(where, {'state': {'params': wanted}})
+    read = _load(where, {'state': {'params': wanted}})
   return state_tree.from_named(read['state']['params'], like)
 
 
@@ -274,6 +273,32 @@ def _step_path(store: ocp.training.Checkpointer, step: int | None) -> str:
       else f'There is no checkpoint in {store.directory} yet.'
     )
   return str(store.directory / str(steps[-1] if step is None else step))
+
+
+def _saved_state(path: str) -> Any:
+  """Names, shapes and dtypes of a saved state."""
+  try:
+    saved = ocp.checkpointables_metadata(path).metadata['state']
+  except Exception as error:
+    raise _damaged(path) from error
+  if saved is None:  # Where its own files cannot be read.
+    raise _damaged(path)
+  return saved
+
+
+def _load(path: str, wanted: Any) -> Any:
+  """What is asked for; files that are cut off raise all kinds of things."""
+  try:
+    return ocp.load_checkpointables(path, wanted)
+  except Exception as error:
+    raise _damaged(path) from error
+
+
+def _damaged(path: str) -> ValueError:
+  return ValueError(
+    f'Checkpoint {path} is damaged and cannot be read; give another --step, or '
+    'delete its folder to go on from the one before.'
+  )
 
 
 def _labels_by_step(

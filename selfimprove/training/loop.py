@@ -228,6 +228,10 @@ def _run_stage(
   )
   collects = stage.algorithm.collect is not None
   program = collecting.build(made) if collects else programs.build(made)
+  run.progress.say(
+    f'Stage {stage.name} begins: its first step compiles the program and takes '
+    'longer than others.'
+  )
   while cursor.stage == index and not run.stop.requested:
     state, cursor = _step(run, stage, program, state, cursor)
   return state, cursor

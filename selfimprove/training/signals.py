@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import signal
+import sys
 import threading
 import types
 import warnings
@@ -53,6 +55,11 @@ def stop_on_signals() -> Iterator[StopRequest]:
       raise KeyboardInterrupt
     seen.append(name)
     request.requested, request.reason = True, seen[0]
+    if len(seen) == 1:
+      # Not `print`: a signal may come while the stream is being written to.
+      again = '; Ctrl-C again to leave now, without' if name == 'SIGINT' else ''
+      text = f'\n{name}: stopping after this step, with a checkpoint{again}.\n'
+      os.write(sys.stderr.fileno(), text.encode())
 
   seen: list[str] = []
   caught = (signal.SIGTERM, signal.SIGINT)

@@ -82,10 +82,11 @@ class Stage:
       'epochs',
       'minibatches',
     ):
-      if getattr(self, name) < 1:
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 1:
         raise ValueError(
-          f'Stage {self.name!r}: {name}={getattr(self, name)} but must be '
-          'at least 1; to leave a stage out, take it off the list.'
+          f'Stage {self.name!r}: {name}={value!r} but must be an integer, at '
+          'least 1; to leave a stage out, take it off the list.'
         )
     parts = self.minibatches * self.microbatches
     if self.prompts_per_step % parts:

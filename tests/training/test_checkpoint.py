@@ -288,3 +288,14 @@ def _assert_whole(directory, message):
       assert extra == {'step': step}, message
       for leaf in jax.tree.leaves(state):
         np.testing.assert_array_equal(leaf, float(step), message)
+
+
+def test_a_checkpoint_that_was_cut_off_is_named(tmp_path):
+  with CheckpointStore(tmp_path, keep_last=1, keep_best=0) as store:
+    store.save(3, {'params': {'w': jnp.ones((64, 64))}}, extra={}, metric=None)
+    store.wait()
+  for path in (tmp_path / '3').rglob('*'):
+    if path.is_file() and 'state' in path.parts:
+      path.write_bytes(path.read_bytes()[:20])
+  with pytest.raises(ValueError, match=r'3 is damaged.*another --step'):
+    restore_params(tmp_path)
