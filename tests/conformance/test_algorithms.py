@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from selfimprove import configuration, evaluate, train
+from selfimprove import types as nouns
 from selfimprove.algorithms.base import HostReward
 from selfimprove.data import pipeline
 from selfimprove.models.heads import make_critic
@@ -33,6 +34,19 @@ from tests.training import tiny
 
 FILES = built.algorithm_files()
 each_file = pytest.mark.parametrize('file', FILES)
+
+
+def some(*names):
+  """Each file, but only those named outside the slow suite."""
+  fast = {f'gin_configs/algorithms/{name}.gin' for name in names}
+  return pytest.mark.parametrize(
+    'file',
+    [
+      pytest.param(file, marks=() if file in fast else pytest.mark.slow)
+      for file in FILES
+    ],
+  )
+
 
 # The whole gradient is the update, so that rounding is not blown up to a
 # learning rate by Adam's division.
@@ -86,6 +100,17 @@ def _programs(config, optimizers):
   return jax.jit(functools.partial(steps.sample, models)), jax.jit(learn)
 
 
+@nouns.record
+class _Parity:
+  """0 or 1 by the first token; not the same for a copy of it."""
+
+  def __call__(self, rollout, prompts):
+    rows, turns = rollout.finished.shape
+    firsts = rollout.tokens[:, jnp.asarray([s for s, _ in rollout.spans])]
+    shift = jnp.arange(rows)[:, None] * jnp.arange(turns)[None, :]
+    return ((firsts + shift) % 2 == 0).astype(jnp.float32)
+
+
 @functools.cache
 def _first_step(file, index):
   """Rollout, rewards, and what one update on one device makes of them."""
@@ -95,11 +120,7 @@ def _first_step(file, index):
   assert not isinstance(stage.algorithm.reward, HostReward)
   rollout = sample(stage.algorithm, state, prompts)
   # Rewards that differ, whatever an untrained model has written.
-  rows, turns = rollout.finished.shape
-  rewards = (rollout.tokens[:, [s for s, _ in rollout.spans]] % 2 == 0).astype(
-    jnp.float32
-  )
-  assert rewards.shape == (rows, turns)
+  rewards = _Parity()(rollout, prompts)
   return rollout, rewards, learn(stage.algorithm, state, rollout, rewards)
 
 
@@ -165,7 +186,7 @@ def test_one_step_is_finite_and_learns_something(file):
     assert _largest(_moved(state, config)) > 0
 
 
-@each_file
+@some('reinforce', 'grpo', 'tempo', 'score')
 def test_tied_rewards_give_no_policy_gradient(file):
   config = _experiment(file)[0].model
   for index, stage in enumerate(_stages(file)):
@@ -198,7 +219,7 @@ def _on_devices(file, microbatches, data, model):
   """The first stage's step, reward in graph, as the loop runs it."""
   experiment = _experiment(file)[0]
   stage = _stages(file)[0]
-  reward = tiny.Evenness()
+  reward = _Parity()
   stage = dataclasses.replace(
     stage,
     microbatches=microbatches,
@@ -222,15 +243,7 @@ def _on_devices(file, microbatches, data, model):
   return jax.device_get(state.params)
 
 
-@pytest.mark.parametrize(
-  'file',
-  [
-    file
-    if any(name in file for name in ('multi_turn', 'ppo', 'tempo', 'nft'))
-    else pytest.param(file, marks=pytest.mark.slow)
-    for file in FILES
-  ],
-)
+@some('multi_turn', 'guide_ppo', 'tempo')
 def test_micro_batches_on_a_mesh_give_the_update_of_one_device(file):
   # Eight devices in 4 x 2 and four micro-batches at once: the tests of the
   # step take them apart.

@@ -86,14 +86,15 @@ def _assert_close(params, wanted):
   )
 
 
+@pytest.mark.slow  # The conformance tests do the same by default, for fewer.
 @pytest.mark.parametrize(
   ('microbatches', 'axes'),
   [
     (2, {}),
+    (4, {}),
     (4, {'data': 4, 'model': 2}),
-    pytest.param(4, {}, marks=pytest.mark.slow),
-    pytest.param(1, {'data': 4, 'model': 2}, marks=pytest.mark.slow),
-    pytest.param(2, {'data': 4, 'fsdp': 2}, marks=pytest.mark.slow),
+    (1, {'data': 4, 'model': 2}),
+    (2, {'data': 4, 'fsdp': 2}),
   ],
 )
 def test_the_update_depends_on_no_micro_batch_and_no_mesh(microbatches, axes):

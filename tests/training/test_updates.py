@@ -69,6 +69,7 @@ def _close(actual, wanted):
   )
 
 
+@pytest.mark.slow
 def test_a_second_epoch_is_weighed_by_the_ratio_to_the_first_policy():
   once, _, _ = _learn(steps.Plan())
   twice, metrics, codes = _learn(steps.Plan(epochs=2))
@@ -158,6 +159,7 @@ def _ppo(**changes):
   )
 
 
+@pytest.mark.slow
 def test_a_critic_learns_the_returns_and_leaves_the_policy_alone():
   both = Optimizers(optax.sgd(0.5), optax.adam(1e-2))
   few, metrics, _ = _learn(steps.Plan(), algorithm=_ppo(), optimizers=both)
