@@ -20,7 +20,7 @@ from selfimprove.rollout.decode import (
   prefill,
   row_keys,
 )
-from selfimprove.types import Params, Policy, Prompts, Rollout
+from selfimprove.types import Params, Policy, Prompts, Rollout, Text
 
 
 @types.record
@@ -42,7 +42,7 @@ class Demonstrate:
     tokens, mask = _answers(prompts, jnp.asarray(self.eos_ids), self.group_size)
     start = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
     start = jnp.repeat(start, self.group_size)
-    turn = _write(tokens, mask, start)
+    turn = written(tokens, mask, start)
     return assemble(prompts, [turn], group_size=self.group_size)
 
 
@@ -106,7 +106,7 @@ class NoisyRevisions:
     noise = sampling.keyed_uniforms(keys, jnp.arange(3)).reshape(-1, 6)
     start = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
     start = jnp.repeat(start, self.group_size)
-    spoilt = _write(self._spoil(answer, noise), mask, start)
+    spoilt = written(self._spoil(answer, noise), mask, start)
     sampled = self._sample(policy, params, prompts, key, answer.shape[1])
     scripted = jnp.arange(start.shape[0]) % 2 == 0
     first = _choose(scripted, spoilt, sampled)
@@ -117,7 +117,7 @@ class NoisyRevisions:
     steps = jnp.arange(told.shape[1], dtype=jnp.int32)[None, :]
     insertion = Insertion(tokens=told, positions=after[:, None] + steps)
     begin = after + told.shape[1]
-    second = self._revise(first, _write(answer, mask, begin), begin, noise)
+    second = self._revise(first, written(answer, mask, begin), begin, noise)
     rollout = assemble(
       prompts, [first, insertion, second], group_size=self.group_size
     )
@@ -177,7 +177,7 @@ class NoisyRevisions:
     tokens = self._move(first.tokens, jnp.where(near, step, 0))
     length = jnp.sum(first.positions >= 0, axis=-1, dtype=jnp.int32)
     slots = jnp.arange(tokens.shape[1])[None, :]
-    copy = _write(tokens, slots < length[:, None], begin)
+    copy = written(tokens, slots < length[:, None], begin)
     copy = dataclasses.replace(copy, finished=first.finished)
     return _choose(noise[:, 3] < self.truth, truth, copy)
 
@@ -197,22 +197,45 @@ def _answers(
   prompts: Prompts, eos_ids: Int[Array, 'e'], group_size: int
 ) -> tuple[Int[Array, 'b n'], Bool[Array, 'b n']]:
   """Reference answers with EOS behind them, and which slots are real."""
-  lengths = jnp.sum(prompts.answer_mask, axis=-1, dtype=jnp.int32)[:, None]
-  slots = jnp.arange(prompts.answer.shape[1] + 1)[None, :]
-  padded = jnp.pad(prompts.answer, ((0, 0), (0, 1)))
-  tokens = jnp.where(slots == lengths, eos_ids[0], padded)
-  mask = slots <= lengths
-  tokens = jnp.where(mask, tokens, 0)
+  answer = Text(tokens=prompts.answer, mask=prompts.answer_mask)
+  whole = ended(answer, eos_ids)
   return (
-    jnp.repeat(tokens, group_size, axis=0),
-    jnp.repeat(mask, group_size, axis=0),
+    jnp.repeat(whole.tokens, group_size, axis=0),
+    jnp.repeat(whole.mask, group_size, axis=0),
   )
 
 
-def _write(
+def ended(text: Text, eos_ids: Int[Array, 'e']) -> Text:
+  """Texts with an EOS token behind them.
+
+  Args:
+    text: padded on the right.
+    eos_ids: of which the first is written.
+
+  Returns:
+    Texts of one more slot.
+  """
+  lengths = jnp.sum(text.mask, axis=-1, dtype=jnp.int32)[:, None]
+  slots = jnp.arange(text.tokens.shape[1] + 1)[None, :]
+  padded = jnp.pad(text.tokens, ((0, 0), (0, 1)))
+  tokens = jnp.where(slots == lengths, eos_ids[0], padded)
+  mask = slots <= lengths
+  return Text(tokens=jnp.where(mask, tokens, 0), mask=mask)
+
+
+def written(
   tokens: Int[Array, 'b n'], mask: Bool[Array, 'b n'], start: Int[Array, 'b']
 ) -> Written:
-  """A finished turn that begins at position `start`."""
+  """A finished turn that nobody sampled.
+
+  Args:
+    tokens: ids.
+    mask: True on real ones, which come first.
+    start: position of the first.
+
+  Returns:
+    The turn, with log-probabilities of 0.
+  """
   slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
   return Written(
     tokens=jnp.where(mask, tokens, 0),
