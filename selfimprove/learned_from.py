@@ -147,36 +147,6 @@ def implicit_rewards(
   )
 
 
-def implicit_reward(
-  *,
-  workdir: str,
-  model: TransformerConfig,
-  beta: float,
-  step: int | None = None,
-  mesh: MeshShape = ALL_DEVICES,
-) -> learned.ImplicitReward:
-  """Rewards of whole attempts by an implicit reward model.
-
-  Args:
-    workdir: as for `implicit_rewards`.
-    model: its shape.
-    beta: β of its training.
-    step: of the checkpoint; None for the newest.
-    mesh: over which its parameters are laid out.
-
-  Returns:
-    A reward of attempts.
-
-  Raises:
-    FileNotFoundError: there is no such checkpoint.
-    ValueError: it holds no reference policy, or one of another shape.
-  """
-  tokens = implicit_rewards(
-    workdir=workdir, model=model, beta=beta, step=step, mesh=mesh
-  )
-  return learned.ImplicitReward(tokens=tokens)
-
-
 def _checkpoint(workdir: str, step: int | None) -> str:
   return step_path(os.path.join(workdir, 'checkpoints'), step=step)
 

@@ -83,7 +83,10 @@ class ProcessReward:
 class StepRewards:
   """What a critic says of each step, on its last token.
 
-  Fills `Algorithm.derived['dense_rewards']`:  σ(z) − baseline.
+    rₜ = σ(z) − baseline,  z: what the critic says behind the step
+
+  Fills `Algorithm.derived['dense_rewards']`; with `Summed` it is a reward of
+  attempts.
 
   Attributes:
     read: values of tokens.
@@ -114,7 +117,8 @@ class StepRewards:
 class ImplicitRewards:
   """β log π_φ/π_ref of each token (`ops.preferences.implicit_reward`).
 
-  Fills `Algorithm.derived['dense_rewards']`; `ImplicitReward` is their sum.
+  Fills `Algorithm.derived['dense_rewards']`; with `Summed` it is a reward of
+  attempts.
 
   Attributes:
     read: log-probabilities of tokens.
@@ -145,14 +149,14 @@ class ImplicitRewards:
 
 
 @types.record
-class ImplicitReward:
-  """The implicit reward of whole attempts.
+class Summed:
+  """Rewards of tokens, summed over each attempt.
 
   Attributes:
-    tokens: that of tokens.
+    tokens: (rollout, rewards, streams) -> f32[b t]; reads no streams.
   """
 
-  tokens: ImplicitRewards
+  tokens: Any
 
   def __call__(
     self, rollout: Rollout, prompts: Prompts
