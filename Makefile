@@ -29,7 +29,7 @@ BASE := $(VENV)/.installed-$(KEY)
 TEST := $(BASE)-$(EXTRAS)
 DEV := $(BASE)-dev
 
-.PHONY: demo test test-slow test-all check lint types layers format clean
+.PHONY: demo test test-slow test-all check lint types layers format docs clean
 
 demo: $(BASE)
 	$(BIN)/python -m experiments.score_self_correction.run \
@@ -58,6 +58,9 @@ layers: $(DEV)
 format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(BASE)
+	$(BIN)/python -m docs.algorithm_table
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache \

@@ -16,6 +16,7 @@ from selfimprove.evaluation import attempts
 from selfimprove.evaluation.intervals import Measurement
 from selfimprove.evaluation.metrics import majority_at_k, pass_at_k
 from selfimprove.evaluation.report import metrics_table, write_json
+from selfimprove.evaluation.scaling import by_budget
 from selfimprove.experiment import check_judged, make_judge, make_streams
 from selfimprove.ops.keys import named_key
 from selfimprove.trained import Trained, open_workdir
@@ -48,6 +49,14 @@ def define_flags(values: flags.FlagValues) -> None:
     lower_bound=0.0,
     flag_values=values,
   )
+  flags.DEFINE_integer(
+    'attempts',
+    0,
+    'Attempts at a problem, each told to correct the one before; 0 for as many '
+    'as in the config.',
+    lower_bound=0,
+    flag_values=values,
+  )
   flags.DEFINE_multi_string(
     'gin_bindings',
     [],
@@ -63,7 +72,12 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def evaluate(
-  trained: Trained, *, split: str, samples: int, temperature: float
+  trained: Trained,
+  *,
+  split: str,
+  samples: int,
+  temperature: float,
+  count: int = 0,
 ) -> dict[str, Measurement]:
   """All metrics of a model on a split, with 95 % intervals.
 
@@ -72,6 +86,7 @@ def evaluate(
     split: of its task.
     samples: per problem, for pass@k and majority@k; 1 for neither.
     temperature: of those samples, > 0; attempts have that of the config.
+    count: attempts at a problem; 0 for as many as in the config.
 
   Returns:
     Measurements by name.
@@ -86,6 +101,8 @@ def evaluate(
       'same; give one above 0, or --samples=1 for no pass@k.'
     )
   how = trained.experiment.evaluation
+  if count:
+    how = how.with_attempts(count)
   table = pipeline.load(trained.experiment.task, split)
   if sentence := pipeline.left_out(table, split=split):
     print(sentence, file=sys.stderr)
@@ -126,6 +143,8 @@ def _of_samples(tried: attempts.Attempts) -> dict[str, Measurement]:
     found[f'pass@{k}'] = pass_at_k(last, k=k)
     if k > 2:  # With two votes the first decides: majority@1.
       found[f'majority@{k}'] = majority_at_k(answers, last, k=k)
+  if tried.correct.shape[2] > 1:
+    found.update(by_budget(tried.answers, tried.correct))
   return found
 
 
@@ -151,6 +170,7 @@ def main(options: flags.FlagValues) -> None:
       split=options.split,
       samples=options.samples,
       temperature=options.temperature,
+      count=options.attempts,
     )
   print(_table(measured))
   path = options.output or os.path.join(

@@ -53,6 +53,27 @@ class Evaluation:
   problems: int = 0
   batch_size: int = 512
 
+  def with_attempts(self, count: int) -> Evaluation:
+    """Returns the same with other numbers of attempts at a problem.
+
+    Args:
+      count: attempts, each told to correct the one before; at least 2.
+
+    Raises:
+      ValueError: the rollout makes single attempts, or `count` is below 2.
+    """
+    rollout: Any = self.rollout
+    limits = getattr(rollout, 'max_new_tokens', None)
+    if not isinstance(limits, tuple) or count < 2:
+      raise ValueError(
+        f'{count} attempts of {type(rollout).__name__}: a number of attempts, '
+        'from 2 on, can be asked of revise.Revise; bind EVAL_ROLLOUT to it.'
+      )
+    longer = (*limits, *[limits[-1]] * count)[:count]
+    return dataclasses.replace(
+      self, rollout=dataclasses.replace(rollout, max_new_tokens=longer)
+    )
+
   def sampled(self, *, samples: int, temperature: float) -> RolloutFn:
     """Returns `rollout` with several samples per problem.
 

@@ -40,7 +40,8 @@ def write(folder: str, *, rows: int, seed: int) -> None:
 def _rows(make: Any, rng: np.random.Generator, rows: int) -> Iterator[Row]:
   for _ in range(rows):
     digits = rng.integers(0, 10, DIGITS)
-    prompt = ''.join(map(str, digits)) + '='
+    # As far apart as the steps of an answer: one layer finds its way.
+    prompt = STEP_END.join(map(str, digits)) + '='
     yield {'prompt': prompt, **make(rng, digits)}
 
 
@@ -59,8 +60,8 @@ def _answer(rng: np.random.Generator, digits: np.ndarray) -> Row:
 
 
 def _written(rng: np.random.Generator, digit: int, count: int) -> str:
-  """`count` times the digit among 2 to 5 others, in any order."""
-  others = (digit + rng.integers(1, 10, rng.integers(2, 6))) % 10
+  """`count` times the digit among 2 or 3 others, in any order."""
+  others = (digit + rng.integers(1, 10, rng.integers(2, 4))) % 10
   both = np.concatenate([np.full(count, digit), others])
   return ''.join(map(str, rng.permutation(both)))
 

@@ -36,7 +36,7 @@ ARMS = {
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything goes.')
 _SEEDS = flags.DEFINE_list('seeds', ['11', '12', '13'], 'Seeds.')
-_ROWS = flags.DEFINE_integer('rows', 16384, 'Rows of each data file.')
+_ROWS = flags.DEFINE_integer('rows', 12288, 'Rows of each data file.')
 _PLOT = flags.DEFINE_bool('plot', True, 'Draw curves.png (needs matplotlib).')
 
 

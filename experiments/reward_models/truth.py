@@ -18,7 +18,7 @@ BEST = 5
 """Digits of an answer that should equal the first of the prompt."""
 
 DIGITS = 4
-"""Digits of a prompt; an equals sign follows."""
+"""Digits of a prompt, each with a separator or an equals sign behind it."""
 
 
 @types.record
@@ -51,7 +51,7 @@ class Successors:
     """Returns the true score of each attempt, of which there is one."""
     ids = jnp.asarray(self.digits)
     value = lambda x: jnp.argmax(x[..., None] == ids[None, None], axis=-1)  # noqa: E731
-    after = (value(prompts.tokens[:, :DIGITS]) + 1) % 10
+    after = (value(prompts.tokens[:, : 2 * DIGITS : 2]) + 1) % 10
     wanted = jnp.repeat(ids[after], rollout.group_size, axis=0)
     written = rollout.turn >= 0
     # Token 2i is step i and token 2i + 1 its end; a step of another shape puts

@@ -108,11 +108,17 @@ class ValueLoss:
     self, experience: Experience, scores: Scores
   ) -> Float[Array, 'b t']:
     """Returns the loss of each token."""
+    mask = experience.rollout.loss_mask
+    values, old_values, targets = (
+      jnp.where(mask, stream, 0)
+      for stream in (
+        scores.stream('values'),
+        experience.stream('values'),
+        experience.stream('returns'),
+      )
+    )
     return value_losses.clipped_value(
-      scores.stream('values'),
-      experience.stream('values'),
-      experience.stream('returns'),
-      clip=self.clip,
+      values, old_values, targets, clip=self.clip
     )
 
 

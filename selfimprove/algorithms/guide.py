@@ -89,7 +89,10 @@ class Shaped:
   ) -> Float[Array, 'b t']:
     """Returns −f(ρ) A."""
     del scores
-    half = jnp.max(experience.stream('half_ratio'))  # The same everywhere.
+    written = experience.rollout.loss_mask
+    # It is the same everywhere.
+    half = jnp.max(jnp.where(written, experience.stream('half_ratio'), 0))
+    half = jnp.maximum(half, 1e-6)  # Of a part without tokens.
     return losses.importance_weighted(
       ratio_ops.shaped_ratio(log_ratio, half), experience.advantages
     )

@@ -161,5 +161,6 @@ def logged(measured: Mapping[str, Measurement]) -> dict[str, float]:
     for name, found in measured.items()
     if found.value is not None
   }
-  last = max(name for name in measured if name.startswith('acc_t'))
+  turns = sum(name.startswith('acc_t') for name in measured)
+  last = f'acc_t{turns}'
   return {**out, 'eval/acc_last': out[f'eval/{last}']}

@@ -121,3 +121,22 @@ def best_and_worst(
   """
   grouped = rewards[:, -1].reshape(-1, group_size)
   return jnp.argmax(grouped, axis=1), jnp.argmin(grouped, axis=1)
+
+
+@types.record
+class KeepCorrected:
+  """Weight 1 for samples wrong at the first and right at the last attempt.
+
+  Attributes:
+    threshold: a reward above it counts as right.
+  """
+
+  threshold: float | Array = 0.5
+
+  def __call__(
+    self, rollout: Rollout, rewards: Float[Array, 'b turns']
+  ) -> Float[Array, 'b']:
+    """Returns 1.0 or 0.0 per sample."""
+    del rollout
+    right = rewards > self.threshold
+    return (~right[:, 0] & right[:, -1]).astype(jnp.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from selfimprove import types
 from selfimprove.ops import masks
@@ -85,6 +85,28 @@ def assemble(
     spans=tuple(spans),
     group_size=group_size,
     prompt_slots=prompts.tokens.shape[1],
+  )
+
+
+def write(
+  tokens: Int[Array, 'b n'], mask: Bool[Array, 'b n'], start: Int[Array, 'b']
+) -> Written:
+  """A finished turn that somebody else than the policy has written.
+
+  Args:
+    tokens: ids.
+    mask: True on real ones.
+    start: position of the first.
+
+  Returns:
+    The turn, with log-probability 0.
+  """
+  slots = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1
+  return Written(
+    tokens=jnp.where(mask, tokens, 0),
+    positions=jnp.where(mask, start[:, None] + slots, -1),
+    logprobs=jnp.zeros(tokens.shape, jnp.float32),
+    finished=jnp.ones(start.shape, bool),
   )
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from selfimprove import types
 from selfimprove.ops import sampling
 from selfimprove.ops.keys import named_key
-from selfimprove.rollout.assemble import Insertion, assemble
+from selfimprove.rollout.assemble import Insertion, assemble, write
 from selfimprove.rollout.decode import (
   Sampling,
   Written,
@@ -42,7 +42,7 @@ class Demonstrate:
     tokens, mask = _answers(prompts, jnp.asarray(self.eos_ids), self.group_size)
     start = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
     start = jnp.repeat(start, self.group_size)
-    turn = written(tokens, mask, start)
+    turn = write(tokens, mask, start)
     return assemble(prompts, [turn], group_size=self.group_size)
 
 
@@ -106,7 +106,7 @@ class NoisyRevisions:
     noise = sampling.keyed_uniforms(keys, jnp.arange(3)).reshape(-1, 6)
     start = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
     start = jnp.repeat(start, self.group_size)
-    spoilt = written(self._spoil(answer, noise), mask, start)
+    spoilt = write(self._spoil(answer, noise), mask, start)
     sampled = self._sample(policy, params, prompts, key, answer.shape[1])
     scripted = jnp.arange(start.shape[0]) % 2 == 0
     first = _choose(scripted, spoilt, sampled)
@@ -117,7 +117,7 @@ class NoisyRevisions:
     steps = jnp.arange(told.shape[1], dtype=jnp.int32)[None, :]
     insertion = Insertion(tokens=told, positions=after[:, None] + steps)
     begin = after + told.shape[1]
-    second = self._revise(first, written(answer, mask, begin), begin, noise)
+    second = self._revise(first, write(answer, mask, begin), begin, noise)
     rollout = assemble(
       prompts, [first, insertion, second], group_size=self.group_size
     )
@@ -177,7 +177,7 @@ class NoisyRevisions:
     tokens = self._move(first.tokens, jnp.where(near, step, 0))
     length = jnp.sum(first.positions >= 0, axis=-1, dtype=jnp.int32)
     slots = jnp.arange(tokens.shape[1])[None, :]
-    copy = written(tokens, slots < length[:, None], begin)
+    copy = write(tokens, slots < length[:, None], begin)
     copy = dataclasses.replace(copy, finished=first.finished)
     return _choose(noise[:, 3] < self.truth, truth, copy)
 
@@ -221,28 +221,6 @@ def ended(text: Text, eos_ids: Int[Array, 'e']) -> Text:
   tokens = jnp.where(slots == lengths, eos_ids[0], padded)
   mask = slots <= lengths
   return Text(tokens=jnp.where(mask, tokens, 0), mask=mask)
-
-
-def written(
-  tokens: Int[Array, 'b n'], mask: Bool[Array, 'b n'], start: Int[Array, 'b']
-) -> Written:
-  """A finished turn that nobody sampled.
-
-  Args:
-    tokens: ids.
-    mask: True on real ones, which come first.
-    start: position of the first.
-
-  Returns:
-    The turn, with log-probabilities of 0.
-  """
-  slots = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
-  return Written(
-    tokens=jnp.where(mask, tokens, 0),
-    positions=jnp.where(mask, start[:, None] + slots, -1),
-    logprobs=jnp.zeros(tokens.shape, jnp.float32),
-    finished=jnp.ones(start.shape, bool),
-  )
 
 
 def _choose(where: Bool[Array, 'b'], a: Written, b: Written) -> Written:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from selfimprove import types
-from selfimprove.rollout.assemble import assemble
-from selfimprove.rollout.demonstrations import ended, written
+from selfimprove.rollout.assemble import assemble, write
+from selfimprove.rollout.demonstrations import ended
 from selfimprove.types import Params, Policy, Prompts, Rollout, Text
 
 
@@ -48,7 +48,7 @@ class Compare:
 
     both = jax.tree.map(joined, *pair)
     start = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
-    turn = written(both.tokens, both.mask, jnp.repeat(start, 2))
+    turn = write(both.tokens, both.mask, jnp.repeat(start, 2))
     return assemble(prompts, [turn], group_size=2)
 
 
@@ -85,7 +85,7 @@ class Steps:
     whole = ended(answer, jnp.asarray(self.eos_ids))
     start = jnp.sum(prompts.mask, axis=-1, dtype=jnp.int32)
     made = assemble(
-      prompts, [written(whole.tokens, whole.mask, start)], group_size=1
+      prompts, [write(whole.tokens, whole.mask, start)], group_size=1
     )
     labels = prompts.text(self.labels).mask
     turn = self._turn(made, jnp.sum(labels, axis=1))

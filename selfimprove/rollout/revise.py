@@ -1,4 +1,4 @@
-"""An attempt, an instruction to correct it, and a second attempt."""
+"""An attempt, an instruction to correct it, another attempt, and so on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from selfimprove import types
 from selfimprove.rollout.assemble import Insertion, assemble
 from selfimprove.rollout.decode import (
   Sampling,
+  Written,
   decode,
   extend,
   prefill,
@@ -20,33 +21,40 @@ from selfimprove.types import Params, Policy, Prompts, Rollout
 
 @types.record
 class Revise:
-  """Samples two-attempt conversations (SCoRe, arXiv 2409.12917, section 3).
+  """Samples conversations of two or more attempts (SCoRe, arXiv 2409.12917).
 
-  Prompt, attempt, instruction and second attempt are one program: the second
-  attempt continues the cache of the first, and nothing is decoded to text
+  Prompt, attempt, instruction and further attempts are one program: each
+  attempt continues the cache of the one before, and nothing is decoded to text
   between them.
 
   Attributes:
     eos_ids: ids that end an attempt.
-    instruction: ids put behind the first attempt, at least one; they never say
-      whether it was right.
+    instruction: ids put behind an attempt, at least one; they never say whether
+      it was right.
     sampling: how tokens are drawn.
     group_size: conversations per prompt, >= 1.
-    max_new_tokens: length limit of each of the two attempts, EOS included.
+    max_new_tokens: length limit of each attempt, EOS included; as many attempts
+      as limits, at least two.
   """
 
   eos_ids: Int[Array, 'e'] | tuple[int, ...]
   instruction: Int[Array, 'i']
   sampling: Sampling
   group_size: int = types.static()
-  max_new_tokens: tuple[int, int] = types.static()
+  max_new_tokens: tuple[int, ...] = types.static()
+
+  def __post_init__(self) -> None:
+    if len(self.max_new_tokens) < 2:
+      raise ValueError(
+        f'Revise.max_new_tokens is {self.max_new_tokens}: it has one limit per '
+        'attempt, at least two; for a single attempt use single.Single.'
+      )
 
   def __call__(
     self, policy: Policy, params: Params, prompts: Prompts, key: jax.Array
   ) -> Rollout:
-    """Returns a rollout with two turns; see `algorithms.base.RolloutFn`."""
+    """Returns a rollout with as many turns; see `algorithms.base.RolloutFn`."""
     params = policy.decode_params(params)
-    first_limit, second_limit = self.max_new_tokens
     between = self.instruction.shape[0]
     keys = row_keys(key, prompts, self.group_size)
     context = prefill(
@@ -54,36 +62,33 @@ class Revise:
       params,
       prompts,
       group_size=self.group_size,
-      slots=first_limit + between + second_limit,
+      slots=sum(self.max_new_tokens) + between * (len(self.max_new_tokens) - 1),
     )
-    first = decode(
-      policy,
-      params,
-      context,
-      keys,
-      first_slot=0,
-      max_new_tokens=first_limit,
-      eos_ids=jnp.asarray(self.eos_ids),
-      how=self.sampling,
-    )
-    middle, positions = extend(
-      policy, params, first, context.position, self.instruction
-    )
-    second = decode(
-      policy,
-      params,
-      middle,
-      keys,
-      first_slot=first_limit + between,
-      max_new_tokens=second_limit,
-      eos_ids=jnp.asarray(self.eos_ids),
-      how=self.sampling,
-    )
-    told = jnp.broadcast_to(self.instruction[None, :], positions.shape)
-    insertion = Insertion(tokens=told, positions=positions)
+    pieces: list[Written | Insertion] = []
+    slot = 0
+    for limit in self.max_new_tokens:
+      if pieces:
+        context, positions = extend(
+          policy, params, attempt, context.position, self.instruction
+        )
+        told = jnp.broadcast_to(self.instruction[None, :], positions.shape)
+        pieces.append(Insertion(tokens=told, positions=positions))
+        slot += between
+      attempt = decode(
+        policy,
+        params,
+        context,
+        keys,
+        first_slot=slot,
+        max_new_tokens=limit,
+        eos_ids=jnp.asarray(self.eos_ids),
+        how=self.sampling,
+      )
+      pieces.append(attempt.written)
+      slot += limit
     return assemble(
       prompts,
-      [first.written, insertion, second.written],
+      pieces,
       group_size=self.group_size,
       temperature=self.sampling.temperature,
     )

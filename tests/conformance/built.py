@@ -62,11 +62,18 @@ def task_of(file: str) -> str:
   return f'gin_configs/{found[1] if found else "tasks/answer_first.gin"}'
 
 
+def task_bindings(file: str) -> tuple[str, ...]:
+  """What makes that task small, and names its file."""
+  task = task_of(file)
+  if 'answer_first' in task:
+    return SUMS
+  return JUDGED + (STEPS if 'steps' in task else ())
+
+
 def build(file: str, *bindings: str, asked: bool = True) -> Experiment:
   """The experiment of an algorithm file, with the macros that it asks for."""
   task = task_of(file)
-  own = SUMS if 'answer_first' in task else JUDGED
-  given = [*TINY, *own, *(STEPS if 'steps' in task else ()), *bindings]
+  given = [*TINY, *task_bindings(file), *bindings]
   missing = dict(ASKED) if asked else {}
   while True:
     try:

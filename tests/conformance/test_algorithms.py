@@ -12,13 +12,14 @@ import numpy as np
 import optax
 import pytest
 
-from selfimprove import configuration
+from selfimprove import configuration, evaluate, train
 from selfimprove.algorithms.base import HostReward
 from selfimprove.data import pipeline
 from selfimprove.models.heads import make_critic
 from selfimprove.models.transformer import make_policy
 from selfimprove.training import programs
 from selfimprove.training import step as steps
+from selfimprove.training.metrics import read_rows
 from selfimprove.training.state import (
   Models,
   Optimizers,
@@ -26,6 +27,7 @@ from selfimprove.training.state import (
   init_state,
 )
 from selfimprove.training.timing import PhaseTimers
+from tests import commands
 from tests.conformance import built
 from tests.training import tiny
 
@@ -229,7 +231,15 @@ def _on_devices(file, microbatches, data, model):
   return jax.device_get(_params(state))
 
 
-@each_file
+@pytest.mark.parametrize(
+  'file',
+  [
+    file
+    if any(name in file for name in ('multi_turn', 'ppo', 'tempo', 'nft'))
+    else pytest.param(file, marks=pytest.mark.slow)
+    for file in FILES
+  ],
+)
 def test_micro_batches_on_a_mesh_give_the_update_of_one_device(file):
   # Eight devices in 4 x 2 and four micro-batches at once: the tests of the
   # step take them apart.
@@ -242,3 +252,45 @@ def test_micro_batches_on_a_mesh_give_the_update_of_one_device(file):
     params,
     jax.device_get(wanted),
   )
+
+
+@pytest.mark.slow
+@each_file
+def test_it_trains_from_the_command_line_and_goes_on(file, tmp_path):
+  asked = {
+    name: line
+    for name, line in built.ASKED.items()
+    if name != 'STEPS' and name in _all_text(file)
+  }
+  judges = 'answer_first' not in built.task_of(file)
+  flags = (
+    *commands.FILES,
+    f'--gin_file={built.task_of(file)}',
+    f'--gin_file={file}',
+    *commands.TINY_MODEL,
+    *commands.bind(
+      *built.task_bindings(file),
+      *([] if judges else ['GROUP_SIZE = 4']),
+      *asked.values(),
+    ),
+    f'--workdir={tmp_path}',
+  )
+  steps = 'STAGE_ONE_STEPS' in _all_text(file)
+  length = (
+    ('STAGE_ONE_STEPS = 1', 'STAGE_TWO_STEPS = 1') if steps else ('STEPS = 2',)
+  )
+  commands.run(train, *flags, *commands.bind(*length))
+  rows = read_rows(tmp_path / 'metrics.jsonl')
+  assert [row['step'] for row in rows if 'loss/total' in row] == [1, 2]
+  # A finished run is found finished, and measured.
+  commands.run(train, *flags, *commands.bind(*length))
+  samples = 1 if judges else 2
+  commands.run(evaluate, f'--workdir={tmp_path}', f'--samples={samples}')
+
+
+def _all_text(file):
+  """A gin file and those that it includes."""
+  text = (built.ROOT / file).read_text(encoding='utf-8')
+  for parent in re.findall(r"include '(.*?)'", text):
+    text += _all_text(parent)
+  return text

@@ -106,8 +106,9 @@ def test_parts_are_one_softmax_also_when_logits_are_far_apart():
   options = {'window': None, 'soft_cap': None}
   whole = attend(query, at, [both], **options)
   assert bool(jnp.all(jnp.isfinite(whole)))
+  # A logit of 300 is known to 3e-5 in f32, and so is its weight.
   np.testing.assert_allclose(
-    attend(query, at, [first, second], **options), whole, atol=1e-5
+    attend(query, at, [first, second], **options), whole, atol=3e-4
   )
 
 

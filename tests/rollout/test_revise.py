@@ -11,6 +11,7 @@ import pytest
 
 from selfimprove import partitioning
 from selfimprove.rollout import revise
+from selfimprove.training.score import score
 from tests.rollout import tiny
 
 FIRST, SECOND = (5, 11), (14, 19)
@@ -218,3 +219,31 @@ def test_the_second_attempt_has_random_numbers_of_its_own():
     same += np.sum(rollout.tokens[:, 5:10] == rollout.tokens[:, 14:19])
   # 320 pairs of 14 ids: 22.9 equal ones expected, standard deviation 4.6.
   assert 5 < same < 42
+
+
+def test_a_third_attempt_goes_on_where_the_second_ended():
+  longer = dataclasses.replace(tiny.revise(), max_new_tokens=(4, 5, 3))
+  three = tiny.run(longer, tiny.prompts())
+  assert [end - start for start, end in three.spans] == [4, 5, 3]
+  assert three.finished.shape[1] == 3
+  assert set(np.unique(three.turn)) == {-1, 0, 1, 2}
+  for positions in np.asarray(three.positions):
+    real = positions[positions >= 0]
+    assert real.tolist() == list(range(len(real)))
+  # The first two are those of a rollout that ends there.
+  shorter = dataclasses.replace(longer, max_new_tokens=(4, 5))
+  two = tiny.run(shorter, tiny.prompts())
+  width = two.tokens.shape[1]
+  np.testing.assert_array_equal(three.tokens[:, :width], two.tokens)
+  scored = score(tiny.POLICY, tiny.params(), three).logprobs
+  mask = np.asarray(three.loss_mask)
+  np.testing.assert_allclose(
+    np.asarray(scored)[mask],
+    np.asarray(three.sampler_logprobs)[mask],
+    atol=1e-5,
+  )
+
+
+def test_fewer_than_two_attempts_are_no_revision():
+  with pytest.raises(ValueError, match=r'one limit per attempt.*single'):
+    dataclasses.replace(tiny.revise(), max_new_tokens=(4,))

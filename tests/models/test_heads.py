@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from selfimprove.models.config import TransformerConfig
+from selfimprove.models.heads import make_critic
+from selfimprove.models.transformer import make_policy
+from selfimprove.training.score import predictors, values
+from selfimprove.training.state import Models, Optimizers, init_state
+from tests.training import tiny
+
+CONFIG = TransformerConfig(
+  vocab_size=7,
+  num_layers=1,
+  embed_dim=8,
+  num_heads=2,
+  num_kv_heads=2,
+  head_dim=4,
+  mlp_dim=8,
+)
+CRITIC = make_critic(CONFIG)
+
+
+def _rollout():
+  params = tiny.POLICY.init(jax.random.key(0))
+  return tiny.revise()(tiny.POLICY, params, tiny.prompts(2), jax.random.key(1))
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_an_untrained_critic_says_nothing_and_has_no_head_for_tokens(tied):
+  critic = make_critic(dataclasses.replace(CONFIG, tied_embeddings=tied))
+  params = critic.init(jax.random.key(0))
+  assert set(params) == {'trunk', 'value'}
+  assert 'head' not in params['trunk']
+  axes = critic.logical_axes()
+  is_names = lambda x: isinstance(x, tuple)  # noqa: E731
+  jax.tree.map(
+    lambda leaf, names: np.testing.assert_equal(leaf.ndim, len(names)),
+    params,
+    jax.tree.map(tuple, axes, is_leaf=is_names),
+  )
+  assert not np.any(values(critic, params, _rollout()))
+
+
+def test_a_value_is_of_what_stands_before_its_token():
+  params = CRITIC.init(jax.random.key(0))
+  kernel = jax.random.normal(jax.random.key(1), (CONFIG.embed_dim,))
+  params['value'] = {'kernel': kernel, 'bias': jnp.float32(0.5)}
+  rollout = _rollout()
+  found = values(CRITIC, params, rollout)
+  start = rollout.prompt_slots
+  assert not np.any(found[:, :start])
+  hidden = predictors(CRITIC, params, rollout)
+  np.testing.assert_allclose(found[:, start:], hidden @ kernel + 0.5, rtol=1e-4)
+  # Another last token changes no value; another first one all behind it.
+  last = dataclasses.replace(rollout, tokens=rollout.tokens.at[:, -1].set(2))
+  np.testing.assert_array_equal(values(CRITIC, params, last), found)
+  first = dataclasses.replace(
+    rollout, tokens=rollout.tokens.at[:, start].set(2)
+  )
+  moved = np.asarray(values(CRITIC, params, first) != found)
+  assert not np.any(moved[:, : start + 1])
+  assert np.any(moved[:, start + 1 :])
+
+
+def test_the_trunk_of_a_critic_begins_as_the_policy():
+  models = Models(make_policy(CONFIG), CRITIC)
+  both = Optimizers(optax.adam(1e-3), optax.adam(1e-3))
+  state = init_state(models, both, seed=0, with_reference=False)
+  trunk = state.critic_params['trunk']
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    trunk,
+    {name: state.params[name] for name in trunk},
+  )
+  # Of another shape it begins by itself.
+  other = make_critic(dataclasses.replace(CONFIG, mlp_dim=16))
+  state = init_state(
+    Models(models.policy, other), both, seed=0, with_reference=False
+  )
+  layers = state.critic_params['trunk']['layers']
+  assert layers['mlp']['up']['kernel'].shape[-1] == 16
