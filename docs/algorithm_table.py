@@ -33,7 +33,7 @@ def algorithm_files() -> list[pathlib.Path]:
 
 
 def build(file: pathlib.Path) -> Experiment:
-  """The experiment of an algorithm file on the default task and model."""
+  """The experiment of an algorithm file on its task and the default model."""
   text, parents = '', [file]
   while parents:
     text += parents[0].read_text(encoding='utf-8')
@@ -44,12 +44,16 @@ def build(file: pathlib.Path) -> Experiment:
   ]
   if 'STAGE_ONE_STEPS' not in text:
     asked.append(ASKED['STEPS'])
+  # What learns from judgements names its task; nothing of it is read here.
+  task = re.search(r'\((tasks/\w+\.gin)\)', text)
+  if task is not None:
+    asked.append(f"TRAIN_FILE = '{PAGE}'")
   return configuration.build(
     Experiment,
     files=[
       'gin_configs/base.gin',
       'gin_configs/models/tiny.gin',
-      'gin_configs/tasks/answer_first.gin',
+      f'gin_configs/{task[1] if task else "tasks/answer_first.gin"}',
       str(file),
     ],
     bindings=asked,

@@ -17,7 +17,7 @@ from selfimprove.evaluation.intervals import Measurement
 from selfimprove.evaluation.metrics import majority_at_k, pass_at_k
 from selfimprove.evaluation.report import metrics_table, write_json
 from selfimprove.evaluation.scaling import by_budget
-from selfimprove.experiment import check_judged, make_judge
+from selfimprove.experiment import check_judged, make_judge, make_streams
 from selfimprove.ops.keys import named_key
 from selfimprove.trained import Trained, open_workdir
 
@@ -124,12 +124,13 @@ def _attempts(
     rollout=rollout,
     reward=experiment.evaluation.reward,
     judge=make_judge(experiment.task.vocabulary, table),
+    streams=make_streams(experiment.models()),
     table=table,
     batch_size=max(1, experiment.evaluation.batch_size // rollout.group_size),
     mesh=trained.mesh,
   )
   key = named_key(jax.random.key(experiment.seed), 'evaluate')
-  return collect(trained.params, key)
+  return collect({'policy': trained.params, **trained.others}, key)
 
 
 def _of_samples(tried: attempts.Attempts) -> dict[str, Measurement]:

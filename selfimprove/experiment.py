@@ -11,10 +11,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from selfimprove import partitioning
-from selfimprove.algorithms.base import HostReward, RewardFn, RolloutFn
+from selfimprove.algorithms.base import (
+  HostReward,
+  RewardFn,
+  RolloutFn,
+  StreamVerdict,
+)
 from selfimprove.data import vocabularies
 from selfimprove.data.pipeline import Table
 from selfimprove.data.text_task import TextTask
+from selfimprove.evaluation.attempts import ReadStreams
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.heads import make_critic
 from selfimprove.models.transformer import make_policy
@@ -24,6 +30,7 @@ from selfimprove.training.detectors import Detector, default_detectors
 from selfimprove.training.loop import Schedule
 from selfimprove.training.stages import Stage, needs_critic, unroll
 from selfimprove.training.state import Models
+from selfimprove.training.streams import before_update
 from selfimprove.types import Rollout
 
 
@@ -32,15 +39,17 @@ class Evaluation:
   """How held-out problems are tried.
 
   Attributes:
-    rollout: one sample per problem, at the temperature of its `sampling`.
-    reward: what judges the attempts.
+    rollout: one sample per problem, at the temperature of its `sampling`; what
+      a reward model is tried on.
+    reward: what judges the attempts, or whether a reward model was right about
+      them (`rewards.verdicts`).
     problems: of the validation split that are tried during training; 0 for
       all.
     batch_size: problems at a time.
   """
 
   rollout: RolloutFn
-  reward: RewardFn | HostReward
+  reward: RewardFn | HostReward | StreamVerdict
   problems: int = 0
   batch_size: int = 512
 
@@ -73,11 +82,17 @@ class Evaluation:
       temperature: of the samples; 0 is greedy.
 
     Raises:
-      ValueError: there is no sample, or the temperature is negative.
+      ValueError: there is no sample, the temperature is negative, or nothing
+        is sampled.
     """
     if samples < 1:
       raise ValueError(f'samples={samples}, but a problem needs at least 1.')
     rollout: Any = self.rollout
+    if not hasattr(rollout, 'sampling'):
+      raise ValueError(
+        f'{type(rollout).__name__} samples nothing, so a problem has no '
+        f'{samples} samples; evaluate with --samples=1.'
+      )
     how = dataclasses.replace(rollout.sampling, temperature=temperature)
     return dataclasses.replace(rollout, group_size=samples, sampling=how)
 
@@ -188,7 +203,9 @@ def _check_vocabulary(model: TransformerConfig, task: TextTask) -> None:
 
 
 def _check_room(
-  rollout: RolloutFn, reward: RewardFn | HostReward, task: TextTask
+  rollout: RolloutFn,
+  reward: RewardFn | HostReward | StreamVerdict,
+  task: TextTask,
 ) -> None:
   """Refuses attempts that are too short for the longest right answer."""
   # Demonstrations have the room of the answers, and no such field.
@@ -203,7 +220,9 @@ def _check_room(
     )
 
 
-def check_judged(reward: RewardFn | HostReward, table: Table) -> None:
+def check_judged(
+  reward: RewardFn | HostReward | StreamVerdict, table: Table
+) -> None:
   """Refuses problems that a reward would call wrong whatever is answered.
 
   Args:
@@ -220,6 +239,25 @@ def check_judged(reward: RewardFn | HostReward, table: Table) -> None:
       'ExactMatch would reward every attempt with 0; bind REWARD to '
       '@verifiers.HostVerifier(), or give the problems answers.'
     )
+
+
+def make_streams(models: Models) -> ReadStreams:
+  """The function that reads rollouts for verdicts on reward models.
+
+  Args:
+    models: the networks.
+
+  Returns:
+    (networks, rollout, names) -> streams, which are those before an update.
+  """
+
+  def read(networks: Any, rollout: Rollout, names: tuple[str, ...]) -> Any:
+    reference = networks.get('reference')
+    return before_update(
+      models, networks, reference, rollout, names=names, parts=1
+    )
+
+  return read
 
 
 def make_judge(

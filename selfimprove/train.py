@@ -16,7 +16,12 @@ from selfimprove import command, configuration, dry_run
 from selfimprove.data import pipeline
 from selfimprove.data.pipeline import PromptStream, Table
 from selfimprove.evaluation import attempts
-from selfimprove.experiment import Experiment, check_judged, make_judge
+from selfimprove.experiment import (
+  Experiment,
+  check_judged,
+  make_judge,
+  make_streams,
+)
 from selfimprove.ops.keys import named_key
 from selfimprove.training import lock, loop
 from selfimprove.training.checkpoint import CheckpointStore, restore_params
@@ -25,7 +30,7 @@ from selfimprove.training.metrics import METRICS_FILE, MetricsWriter
 from selfimprove.training.progress import Progress
 from selfimprove.training.signals import StopRequest, stop_on_signals
 from selfimprove.training.stages import Stage
-from selfimprove.training.state import TrainState, abstract_params
+from selfimprove.training.state import Models, TrainState, abstract_params
 from selfimprove.training.timing import PhaseTimers
 from selfimprove.types import Params, Policy, Prompts
 
@@ -97,7 +102,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
       stages=stages,
       batch=make_batch(table, seed=experiment.seed),
       judge=make_judge(experiment.task.vocabulary, table),
-      evaluate=make_evaluate(experiment, models.policy, mesh, held_out),
+      evaluate=make_evaluate(experiment, models, mesh, held_out),
       mesh=mesh,
       seed=experiment.seed,
       schedule=experiment.schedule,
@@ -155,36 +160,42 @@ def make_batch(table: Table, *, seed: int) -> Callable[[Stage, int], Prompts]:
 
 
 def make_evaluate(
-  experiment: Experiment, policy: Policy, mesh: Mesh, table: Table
+  experiment: Experiment, models: Models, mesh: Mesh, table: Table
 ) -> loop.Evaluate:
   """The measurement on validation problems that training calls.
 
   Args:
     experiment: how problems are tried.
-    policy: the model.
+    models: the networks.
     mesh: devices.
     table: validation problems; of them the first `Evaluation.problems`.
 
   Returns:
-    (params) -> metrics `eval/...`.
+    (state) -> metrics `eval/...`.
   """
   how = experiment.evaluation
   if how.problems:
     table = table.head(how.problems)
   check_judged(how.reward, table)
   collect = attempts.make_collect(
-    policy,
+    models.policy,
     rollout=how.rollout,
     reward=how.reward,
     judge=make_judge(experiment.task.vocabulary, table),
+    streams=make_streams(models),
     table=table,
     batch_size=how.batch_size,
     mesh=mesh,
   )
   key = named_key(jax.random.key(experiment.seed), 'evaluate')
 
-  def evaluate(params: Params) -> Mapping[str, float]:
-    return attempts.logged(attempts.measure(collect(params, key)))
+  def evaluate(state: TrainState) -> Mapping[str, float]:
+    networks = {
+      'policy': state.params,
+      'critic': state.critic_params,
+      'reference': state.ref_params,
+    }
+    return attempts.logged(attempts.measure(collect(networks, key)))
 
   return evaluate
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jax.sharding import Mesh
 
 from selfimprove import configuration
+from selfimprove.algorithms.base import StreamVerdict
 from selfimprove.experiment import Experiment
-from selfimprove.models.transformer import make_policy
 from selfimprove.training.checkpoint import restore_params
 from selfimprove.training.state import abstract_params
-from selfimprove.types import Params, Policy
+from selfimprove.types import Critic, Params, Policy
+
+_NAMES = {'critic_params': 'critic', 'ref_params': 'reference'}
+"""Parts of a checkpoint, and what those who read streams call them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,12 +27,15 @@ class Trained:
     experiment: as its config describes it.
     policy: the model.
     params: restored, laid out over `mesh`.
+    others: those of the `critic` and of the `reference` policy, where the run
+      has them and its evaluation reads them.
     mesh: the devices that are here now.
   """
 
   experiment: Experiment
   policy: Policy
   params: Params
+  others: Mapping[str, Params]
   mesh: Mesh
 
 
@@ -60,11 +66,27 @@ def open_workdir(
   experiment = configuration.build(
     Experiment, files=[config], bindings=bindings
   )
-  policy = make_policy(experiment.model)
-  mesh = experiment.mesh.make_or_replicate()
-  params = restore_params(
-    os.path.join(workdir, 'checkpoints'),
-    step=step,
-    like=abstract_params(policy, mesh),
+  models, mesh = experiment.models(), experiment.mesh.make_or_replicate()
+  wanted: dict[str, Policy | Critic] = {'params': models.policy}
+  if isinstance(experiment.evaluation.reward, StreamVerdict):
+    needs = experiment.evaluation.reward.needs
+    if 'values' in needs and models.critic is not None:
+      wanted['critic_params'] = models.critic
+    if 'ref_logprobs' in needs:
+      wanted['ref_params'] = models.policy
+  found = {
+    part: restore_params(
+      os.path.join(workdir, 'checkpoints'),
+      step=step,
+      like=abstract_params(network, mesh),
+      part=part,
+    )
+    for part, network in wanted.items()
+  }
+  return Trained(
+    experiment=experiment,
+    policy=models.policy,
+    params=found.pop('params'),
+    others={_NAMES[part]: params for part, params in found.items()},
+    mesh=mesh,
   )
-  return Trained(experiment=experiment, policy=policy, params=params, mesh=mesh)

@@ -73,6 +73,26 @@ class HostReward(Protocol):
     """Returns f32[b turns] for `b` rows of attempt texts and data rows."""
 
 
+@runtime_checkable
+class StreamVerdict(Protocol):
+  """Judges networks by what they say of given attempts.
+
+  It stands in the place of a reward where a reward model is evaluated.
+  """
+
+  @property
+  def needs(self) -> tuple[str, ...]:
+    """Names of the streams that it reads."""
+
+  def verdicts(
+    self,
+    rollout: Rollout,
+    prompts: Prompts,
+    streams: Mapping[str, Float[Array, 'b t']],
+  ) -> Float[Array, 'b n']:
+    """Returns 1 where a network was right, else 0; called inside jit."""
+
+
 class CombineFn(Protocol):
   """Shapes the verifier's rewards into those that are credited."""
 

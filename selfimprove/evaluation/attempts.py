@@ -12,7 +12,12 @@ from jax.sharding import Mesh
 from jaxtyping import Bool
 
 from selfimprove import partitioning
-from selfimprove.algorithms.base import HostReward, RewardFn, RolloutFn
+from selfimprove.algorithms.base import (
+  HostReward,
+  RewardFn,
+  RolloutFn,
+  StreamVerdict,
+)
 from selfimprove.data.pipeline import Table, in_order
 from selfimprove.evaluation.intervals import Measurement
 from selfimprove.evaluation.metrics import attempt_metrics, changed
@@ -37,16 +42,24 @@ class Attempts:
   answers: list[list[list[tuple[int, ...]]]]
 
 
-Collect = Callable[[Params, jax.Array], Attempts]
-"""(params, key) -> attempts at every problem of a table."""
+Networks = Mapping[str, Params]
+"""Parameters of the `policy`, and where they are asked for of the `critic` and
+of the `reference` policy."""
+
+Collect = Callable[[Networks, jax.Array], Attempts]
+"""(networks, key) -> attempts at every problem of a table."""
+
+ReadStreams = Callable[[Networks, Rollout, tuple[str, ...]], Any]
+"""(networks, rollout, names) -> streams f32[b t] by name."""
 
 
 def make_collect(
   policy: Policy,
   *,
   rollout: RolloutFn,
-  reward: RewardFn | HostReward,
+  reward: RewardFn | HostReward | StreamVerdict,
   judge: Callable[[HostReward, Rollout], np.ndarray],
+  streams: ReadStreams | None = None,
   table: Table,
   batch_size: int,
   mesh: Mesh,
@@ -58,13 +71,14 @@ def make_collect(
     rollout: how attempts are sampled, with how many samples per problem.
     reward: how they are judged.
     judge: reads a rollout for rewards that are computed from text.
+    streams: reads it for a `StreamVerdict`.
     table: the problems.
     batch_size: problems at a time, rounded up to what the mesh divides; the
       result does not depend on it.
     mesh: where the arrays live.
 
   Returns:
-    (params, key) -> attempts.
+    (networks, key) -> attempts.
   """
   shards = mesh.shape['data'] * mesh.shape['fsdp']
   batch_size = -(-min(batch_size, len(table)) // shards) * shards
@@ -72,15 +86,15 @@ def make_collect(
   sample = jax.jit(
     lambda how, params, prompts, key: how(policy, params, prompts, key)
   )
-  verdicts = _verdicts(reward, judge)
+  verdicts = _verdicts(reward, judge, streams)
 
-  def collect(params: Params, key: jax.Array) -> Attempts:
+  def collect(networks: Networks, key: jax.Array) -> Attempts:
     correct, answers = [], []
     for prompts, valid in in_order(table, batch_size=batch_size):
       placed = jax.device_put(prompts, partitioning.rows(mesh))
       with jax.set_mesh(mesh):
-        samples = sample(rollout, params, placed, key)
-        rewards = verdicts(samples, placed)
+        samples = sample(rollout, networks['policy'], placed, key)
+        rewards = verdicts(networks, samples, placed)
       by_problem = rewards.reshape(len(valid), rollout.group_size, -1)
       correct.append(by_problem[valid] > RIGHT)
       answers.extend(_grouped(jax.device_get(samples), valid))
@@ -90,15 +104,24 @@ def make_collect(
 
 
 def _verdicts(
-  reward: RewardFn | HostReward,
+  reward: RewardFn | HostReward | StreamVerdict,
   judge: Callable[[HostReward, Rollout], np.ndarray],
-) -> Callable[[Rollout, Prompts], np.ndarray]:
+  streams: ReadStreams | None,
+) -> Callable[[Networks, Rollout, Prompts], np.ndarray]:
   """The function that judges samples, in graph or on the host."""
   if isinstance(reward, HostReward):
-    return lambda samples, _: judge(reward, jax.device_get(samples))
+    return lambda _, samples, __: judge(reward, jax.device_get(samples))
   # The reward is an operand, so that equal shapes share a program.
+  if isinstance(reward, StreamVerdict):
+    read: Any = streams
+    verify = jax.jit(
+      lambda how, networks, samples, prompts: how.verdicts(
+        samples, prompts, read(networks, samples, how.needs)
+      )
+    )
+    return lambda *inputs: np.asarray(verify(reward, *inputs))
   verify = jax.jit(lambda how, samples, prompts: how(samples, prompts))
-  return lambda samples, prompts: np.asarray(verify(reward, samples, prompts))
+  return lambda _, *inputs: np.asarray(verify(reward, *inputs))
 
 
 def _grouped(samples: Rollout, valid: np.ndarray) -> list[Any]:

@@ -83,6 +83,34 @@ def turn_sums(
   return jnp.stack(sums, axis=1)
 
 
+def take_at_ends(
+  values: Float[Array, 'b t'], turn: Int[Array, 'b t'], *, turns: int
+) -> Float[Array, 'b turns']:
+  """Of each turn the value on the last token that it wrote.
+
+  Vᵢ = xₜ at the largest t with turnₜ = i, and 0 where there is none
+
+  Args:
+    values: per-token values.
+    turn: turn that wrote the token, from 0 and below `turns`; -1 on every
+      other token.
+    turns: how many, at least 1.
+
+  Returns:
+    One value per row and turn; what `at_ends` placed there.
+
+  Source: none; a convention of this project.
+  Differs: no.
+
+  >>> x = jnp.array([[1.0, 2.0, 3.0]])
+  >>> take_at_ends(x, jnp.array([[0, 0, -1]]), turns=2).tolist()
+  [[2.0, 0.0]]
+  """
+  ones = jnp.ones((turn.shape[0], turns), values.dtype)
+  last = at_ends(ones, turn) > 0
+  return turn_sums(jnp.where(last, values, 0), turn, turns=turns)
+
+
 def at_ends(
   values: Float[Array, 'b turns'], turn: Int[Array, 'b t']
 ) -> Float[Array, 'b t']:
@@ -110,3 +138,26 @@ def at_ends(
     last = jnp.max(jnp.where(turn == i, slots, -1), axis=1, keepdims=True)
     placed = jnp.where(slots == last, values[:, i : i + 1], placed)
   return placed
+
+
+def behind(values: Float[Array, 'b t']) -> Float[Array, 'b t']:
+  """For each slot the value of the next one.
+
+  yₜ = xₜ₊₁, and 0 in the last slot
+
+  What a critic says about a token is about the state in which it is still to
+  be written; this is what it says about the state behind the token.
+
+  Args:
+    values: per-token values.
+
+  Returns:
+    Per-token values.
+
+  Source: none; a convention of this project.
+  Differs: no.
+
+  >>> behind(jnp.array([[1.0, 2.0, 3.0]])).tolist()
+  [[2.0, 3.0, 0.0]]
+  """
+  return jnp.pad(values[:, 1:], ((0, 0), (0, 1)))

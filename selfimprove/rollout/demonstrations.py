@@ -20,7 +20,7 @@ from selfimprove.rollout.decode import (
   prefill,
   row_keys,
 )
-from selfimprove.types import Params, Policy, Prompts, Rollout
+from selfimprove.types import Params, Policy, Prompts, Rollout, Text
 
 
 @types.record
@@ -197,16 +197,30 @@ def _answers(
   prompts: Prompts, eos_ids: Int[Array, 'e'], group_size: int
 ) -> tuple[Int[Array, 'b n'], Bool[Array, 'b n']]:
   """Reference answers with EOS behind them, and which slots are real."""
-  lengths = jnp.sum(prompts.answer_mask, axis=-1, dtype=jnp.int32)[:, None]
-  slots = jnp.arange(prompts.answer.shape[1] + 1)[None, :]
-  padded = jnp.pad(prompts.answer, ((0, 0), (0, 1)))
+  answer = Text(tokens=prompts.answer, mask=prompts.answer_mask)
+  whole = ended(answer, eos_ids)
+  return (
+    jnp.repeat(whole.tokens, group_size, axis=0),
+    jnp.repeat(whole.mask, group_size, axis=0),
+  )
+
+
+def ended(text: Text, eos_ids: Int[Array, 'e']) -> Text:
+  """Texts with an EOS token behind them.
+
+  Args:
+    text: padded on the right.
+    eos_ids: of which the first is written.
+
+  Returns:
+    Texts of one more slot.
+  """
+  lengths = jnp.sum(text.mask, axis=-1, dtype=jnp.int32)[:, None]
+  slots = jnp.arange(text.tokens.shape[1] + 1)[None, :]
+  padded = jnp.pad(text.tokens, ((0, 0), (0, 1)))
   tokens = jnp.where(slots == lengths, eos_ids[0], padded)
   mask = slots <= lengths
-  tokens = jnp.where(mask, tokens, 0)
-  return (
-    jnp.repeat(tokens, group_size, axis=0),
-    jnp.repeat(mask, group_size, axis=0),
-  )
+  return Text(tokens=jnp.where(mask, tokens, 0), mask=mask)
 
 
 def _choose(where: Bool[Array, 'b'], a: Written, b: Written) -> Written:

@@ -23,6 +23,12 @@ from selfimprove.training import state_tree
 _LEFTOVER = '.orbax-checkpoint-tmp-removed'
 """Suffix that Orbax ignores when it lists and removes when it cleans up."""
 
+_TRAINED_BY = {
+  'critic_params': ' with a critic, such as one of reward_model.gin',
+  'ref_params': ' with a reference, such as one of implicit_reward.gin',
+}
+"""Which runs have the parts of a state that others leave out."""
+
 
 class CheckpointStore:
   """The checkpoints of one run.
@@ -203,6 +209,7 @@ def restore_params(
   *,
   step: int | None = None,
   like: state_tree.Tree | None = None,
+  part: str = 'params',
 ) -> state_tree.Tree:
   """The parameters of a checkpoint, without the rest of its state.
 
@@ -213,30 +220,48 @@ def restore_params(
     step: which checkpoint of a store; None for the newest.
     like: structure, shapes and shardings of the parameters; None reads nested
       dictionaries onto the first device.
+    part: field of the state: `params`, `critic_params` or `ref_params`.
 
   Returns:
-    The `params` field of the saved state.
+    That field of the saved state.
 
   Raises:
     FileNotFoundError: there is no such checkpoint.
-    ValueError: the state has no `params`, or they differ from `like`.
+    ValueError: the state has no such parameters, or they differ from `like`.
   """
-  where = _absolute(path)
-  if not ocp.is_orbax_checkpoint(where):
-    where = _step_path(_opened(where), step)
+  where = step_path(path, step=step)
   with _context(partial=True):
     saved = _saved_state(where)
-    if 'params' not in saved:
+    if part not in saved:
       raise ValueError(
-        f'Checkpoint {where} holds {sorted(saved)} but no `params`; give the '
-        'checkpoint of a training run.'
+        f'Checkpoint {where} holds {sorted(saved)} but no `{part}`; give the '
+        f'checkpoint of a training run{_TRAINED_BY.get(part, "")}.'
       )
     if like is None:
-      like = state_tree.without_placement(saved['params'])
+      like = state_tree.without_placement(saved[part])
     wanted = state_tree.to_abstract(like)
-    _check_fits(where, saved['params'], wanted)
-    read = _load(where, {'state': {'params': wanted}})
-  return state_tree.from_named(read['state']['params'], like)
+    _check_fits(where, saved[part], wanted)
+    read = _load(where, {'state': {part: wanted}})
+  return state_tree.from_named(read['state'][part], like)
+
+
+def step_path(path: str | os.PathLike[str], *, step: int | None = None) -> str:
+  """The directory of one checkpoint.
+
+  Args:
+    path: a store, or that directory itself.
+    step: which checkpoint of a store; None for the newest.
+
+  Returns:
+    An absolute path.
+
+  Raises:
+    FileNotFoundError: there is no such checkpoint.
+  """
+  where = _absolute(path)
+  if ocp.is_orbax_checkpoint(where):
+    return where
+  return _step_path(_opened(where), step)
 
 
 def _absolute(directory: str | os.PathLike[str]) -> str:

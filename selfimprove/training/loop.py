@@ -24,15 +24,15 @@ from selfimprove.training.state import (
   Models,
   TrainState,
   abstract_state,
-  init_critic_optimizer,
+  init_optimizer,
   init_state,
 )
 from selfimprove.training.step import trained
 from selfimprove.training.timing import PhaseTimers
 from selfimprove.types import Params, Prompts
 
-Evaluate = Callable[[Params], Mapping[str, float]]
-"""(params) -> metrics `eval/...` on held-out problems."""
+Evaluate = Callable[[TrainState], Mapping[str, float]]
+"""(state) -> metrics `eval/...` on held-out problems."""
 
 
 class StoppedByDetectorError(RuntimeError):
@@ -70,7 +70,7 @@ class Run:
     stages: in order.
     batch: (stage, position) -> its next prompts, host arrays.
     judge: reads rollouts for rewards on the host.
-    evaluate: measures parameters on held-out problems.
+    evaluate: measures the networks on held-out problems.
     mesh: devices.
     seed: of the run.
     schedule: when to evaluate and save.
@@ -248,9 +248,9 @@ def _enter(run: Run, stage: Stage, state: TrainState) -> TrainState:
   def enter(state: TrainState) -> TrainState:
     return dataclasses.replace(
       state,
-      opt_state=stage.optimizer.init(state.params),
-      critic_opt_state=init_critic_optimizer(
-        stage.optimizers, state.critic_params
+      opt_state=init_optimizer(stage.optimizer, state.params),
+      critic_opt_state=init_optimizer(
+        stage.critic_optimizer, state.critic_params
       ),
     )
 
@@ -328,7 +328,7 @@ def _evaluate(
 ) -> dict[str, float]:
   """Held-out metrics."""
   with run.timers.phase('evaluate'):
-    measured = dict(run.evaluate(state.params))
+    measured = dict(run.evaluate(state))
   run.writer.write(done, measured, labels={'stage': stage.name})
   return measured
 

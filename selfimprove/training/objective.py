@@ -63,8 +63,8 @@ def value_and_grad(
   Args:
     models: the networks.
     algorithm: its terms and needs.
-    params: where the gradient is taken: of `policy`, and of `critic` if it is
-      trained.
+    params: where the gradient is taken: of `policy` and of `critic`, where
+      they are trained.
     ref_params: the reference policy.
     samples: the batch; its prompts are divided over the micro-batches.
     microbatches: how many; divides the number of prompts.
@@ -158,7 +158,8 @@ def _loss(
     for turn, estimate in enumerate(by_turn):
       metrics[f'loss/{name}_t{turn + 1}'] = estimate
   metrics['loss/total'] = total
-  metrics |= _of_policy(samples.rollout, scores)
+  if 'policy' in params:
+    metrics |= _of_policy(samples.rollout, scores)
   return total, metrics
 
 
@@ -170,13 +171,18 @@ def _scores(
   rollout: Rollout,
 ) -> Scores:
   """What the networks that are trained say about the tokens."""
-  scores = score(
-    models.policy,
-    params['policy'],
-    rollout,
-    needs=algorithm.needs,
-    ref_params=ref_params,
-  )
+  if 'policy' in params:
+    scores = score(
+      models.policy,
+      params['policy'],
+      rollout,
+      needs=algorithm.needs,
+      ref_params=ref_params,
+    )
+  else:
+    # A term that reads them all the same is not finite, and is named.
+    unread = jnp.full(rollout.tokens.shape, jnp.nan, jnp.float32)
+    scores = Scores(logprobs=unread, streams={})
   if 'values' not in algorithm.needs or 'critic' not in params:
     return scores
   found = values(models.critic, params['critic'], rollout)

@@ -50,7 +50,8 @@ class Stage:
   Attributes:
     name: for metrics and messages.
     algorithm: what is sampled and minimised.
-    optimizer: of this stage.
+    optimizer: of the policy; None trains the critic alone, as for a reward
+      model, and the policy is not even read.
     steps: updates, at least 1; the most, if there is a condition.
     prompts_per_step: problems of a batch, at least 1.
     microbatches: parts in which a gradient is computed.
@@ -64,7 +65,7 @@ class Stage:
 
   name: str
   algorithm: Algorithm
-  optimizer: optax.GradientTransformation
+  optimizer: optax.GradientTransformation | None
   steps: int
   prompts_per_step: int
   microbatches: int = 1
@@ -88,6 +89,11 @@ class Stage:
           f'Stage {self.name!r}: {name}={value!r} but must be an integer, at '
           'least 1; to leave a stage out, take it off the list.'
         )
+    if self.optimizer is None and self.critic_optimizer is None:
+      raise ValueError(
+        f'Stage {self.name!r} has neither an optimizer nor a critic_optimizer, '
+        'so it trains nothing; bind one.'
+      )
     parts = self.minibatches * self.microbatches
     if self.prompts_per_step % parts:
       raise ValueError(

@@ -32,11 +32,11 @@ class Optimizers(NamedTuple):
   """What updates the networks.
 
   Attributes:
-    policy: of the language model.
+    policy: of the language model; None where only the critic is trained.
     critic: of the critic; None where none is trained.
   """
 
-  policy: optax.GradientTransformation
+  policy: optax.GradientTransformation | None
   critic: optax.GradientTransformation | None = None
 
 
@@ -48,7 +48,7 @@ class TrainState:
     step: updates done, over all stages.
     position: prompts consumed, over all stages.
     params: of the policy being trained.
-    opt_state: of the current stage's optimizer.
+    opt_state: of the current stage's optimizer; an empty tree if it has none.
     ref_params: of the reference policy; an empty tree if no stage needs one.
     critic_params: of the critic; an empty tree if no stage needs one.
     critic_opt_state: of the optimizer of the critic.
@@ -101,28 +101,28 @@ def init_state(
     step=jnp.int32(0),
     position=jnp.int32(0),
     params=params,
-    opt_state=optimizers.policy.init(params),
+    opt_state=init_optimizer(optimizers.policy, params),
     ref_params=jax.tree.map(jnp.copy, params) if with_reference else {},
     critic_params=critic_params,
-    critic_opt_state=init_critic_optimizer(optimizers, critic_params),
+    critic_opt_state=init_optimizer(optimizers.critic, critic_params),
     buffer={},
     seed=jax.random.key_data(key),
   )
 
 
-def init_critic_optimizer(optimizers: Optimizers, critic_params: Params) -> Any:
-  """The state of the critic's optimizer before its first update.
+def init_optimizer(
+  optimizer: optax.GradientTransformation | None, params: Params
+) -> Any:
+  """The state of an optimizer before its first update.
 
   Args:
-    optimizers: of a stage.
-    critic_params: an empty tree if there is no critic.
+    optimizer: of the policy or of the critic in a stage.
+    params: of that network.
 
   Returns:
-    The state; an empty tree if the stage trains no critic.
+    The state; an empty tree if the stage does not train the network.
   """
-  if optimizers.critic is None:
-    return {}
-  return optimizers.critic.init(critic_params)
+  return {} if optimizer is None else optimizer.init(params)
 
 
 def _init_critic(critic: Critic, params: Params, key: jax.Array) -> Params:
@@ -135,11 +135,11 @@ def _init_critic(critic: Critic, params: Params, key: jax.Array) -> Params:
   return made
 
 
-def abstract_params(policy: Policy, mesh: Mesh) -> Params:
-  """Shapes, dtypes and shardings of a policy's parameters.
+def abstract_params(policy: Policy | Critic, mesh: Mesh) -> Params:
+  """Shapes, dtypes and shardings of a network's parameters.
 
   Args:
-    policy: whose parameters.
+    policy: whose parameters, or a critic.
     mesh: where they live.
 
   Returns:

@@ -193,11 +193,14 @@ def trained(state: TrainState, optimizers: Optimizers) -> dict[str, Params]:
     optimizers: of the stage.
 
   Returns:
-    Those of `policy`, and of `critic` if it has an optimizer.
+    Those of `policy` and of `critic`, where they have an optimizer.
   """
-  if optimizers.critic is None:
-    return {'policy': state.params}
-  return {'policy': state.params, 'critic': state.critic_params}
+  params = {'policy': state.params, 'critic': state.critic_params}
+  return {
+    name: params[name]
+    for name, optimizer in optimizers._asdict().items()
+    if optimizer is not None
+  }
 
 
 def _credited(
@@ -290,14 +293,16 @@ def _update(
     samples,
     microbatches=plan.microbatches,
   )
-  updates, opt_state = optimizers.policy.update(
-    grads['policy'], state.opt_state, state.params
-  )
-  metrics = {**losses, 'grad/norm': optax.tree.norm(grads['policy'])}
-  changes: dict[str, Any] = {
-    'params': optax.apply_updates(state.params, updates),
-    'opt_state': opt_state,
-  }
+  metrics, changes = dict(losses), dict[str, Any]()
+  if optimizers.policy is not None:
+    updates, opt_state = optimizers.policy.update(
+      grads['policy'], state.opt_state, state.params
+    )
+    metrics['grad/norm'] = optax.tree.norm(grads['policy'])
+    changes |= {
+      'params': optax.apply_updates(state.params, updates),
+      'opt_state': opt_state,
+    }
   if optimizers.critic is not None:
     updates, opt_state = optimizers.critic.update(
       grads['critic'], state.critic_opt_state, state.critic_params

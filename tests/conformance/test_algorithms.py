@@ -68,7 +68,7 @@ def _stages(file):
   return [
     dataclasses.replace(
       stage,
-      optimizer=OPTIMIZER,
+      optimizer=stage.optimizer and OPTIMIZER,
       critic_optimizer=stage.critic_optimizer and OPTIMIZER,
     )
     for stage in _experiment(file)[0].unrolled()
@@ -76,10 +76,14 @@ def _stages(file):
 
 
 @functools.cache
-def _batch():
-  task = _experiment(FILES[0])[0].task
-  table = pipeline.load(task, 'train')
+def _batch_of(task):
+  first = next(file for file in FILES if built.task_of(file) == task)
+  table = pipeline.load(_experiment(first)[0].task, 'train')
   return pipeline.PromptStream(table, prompts_per_step=16).batch(0)
+
+
+def _batch(file):
+  return _batch_of(built.task_of(file))
 
 
 @functools.cache
@@ -116,7 +120,7 @@ def _first_step(file, index):
   """Rollout, rewards, and what one update on one device makes of them."""
   stage, config = _stages(file)[index], _experiment(file)[0].model
   sample, learn = _programs(config, stage.optimizers)
-  state, prompts = _state(config), jax.tree.map(jnp.asarray, _batch())
+  state, prompts = _state(config), jax.tree.map(jnp.asarray, _batch(file))
   assert not isinstance(stage.algorithm.reward, HostReward)
   rollout = sample(stage.algorithm, state, prompts)
   # Rewards that differ, whatever an untrained model has written.
@@ -124,8 +128,12 @@ def _first_step(file, index):
   return rollout, rewards, learn(stage.algorithm, state, rollout, rewards)
 
 
+def _params(state):
+  return state.params, state.critic_params
+
+
 def _moved(state, config):
-  return jax.tree.map(jnp.subtract, state.params, _state(config).params)
+  return jax.tree.map(jnp.subtract, _params(state), _params(_state(config)))
 
 
 def _largest(tree):
@@ -137,6 +145,7 @@ def test_the_algorithms_of_the_first_release_are_there():
   wanted = {'sft', 'reinforce', 'rloo', 'grpo', 'multi_turn', 'score'}
   wanted |= {'dr_grpo', 'dapo', 'gspo', 'cispo', 'ppo', 'rft', 'star', 'dpo'}
   wanted |= {'guide_grpo', 'guide_ppo', 'nft', 'tempo'}
+  wanted |= {'reward_model', 'process_reward_model', 'implicit_reward'}
   assert wanted <= names
 
 
@@ -239,8 +248,8 @@ def _on_devices(file, microbatches, data, model):
     )
     step = programs.build(made)
     state = jax.device_put(jax.device_get(_state(experiment.model)), shardings)
-    state, _, _ = step(state, lambda _: _batch(), PhaseTimers())
-  return jax.device_get(state.params)
+    state, _, _ = step(state, lambda _: _batch(file), PhaseTimers())
+  return jax.device_get(_params(state))
 
 
 @some('multi_turn', 'guide_ppo', 'tempo')
@@ -249,7 +258,7 @@ def test_micro_batches_on_a_mesh_give_the_update_of_one_device(file):
   # step take them apart.
   config = _experiment(file)[0].model
   _, _, (state, _, _) = _first_step(file, 0)
-  wanted, params = state.params, _on_devices(file, 4, 4, 2)
+  wanted, params = _params(state), _on_devices(file, 4, 4, 2)
   size = _largest(_moved(state, config))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * size),
@@ -266,15 +275,15 @@ def test_it_trains_from_the_command_line_and_goes_on(file, tmp_path):
     for name, line in built.ASKED.items()
     if name != 'STEPS' and name in _all_text(file)
   }
+  judges = 'answer_first' not in built.task_of(file)
   flags = (
     *commands.FILES,
-    commands.SUMS,
+    f'--gin_file={built.task_of(file)}',
     f'--gin_file={file}',
     *commands.TINY_MODEL,
     *commands.bind(
-      'tasks.answer_first.problems = 512',
-      'tasks.answer_first.operands = 2',
-      'GROUP_SIZE = 4',
+      *built.task_bindings(file),
+      *([] if judges else ['GROUP_SIZE = 4']),
       *asked.values(),
     ),
     f'--workdir={tmp_path}',
@@ -288,7 +297,8 @@ def test_it_trains_from_the_command_line_and_goes_on(file, tmp_path):
   assert [row['step'] for row in rows if 'loss/total' in row] == [1, 2]
   # A finished run is found finished, and measured.
   commands.run(train, *flags, *commands.bind(*length))
-  commands.run(evaluate, f'--workdir={tmp_path}', '--samples=2')
+  samples = 1 if judges else 2
+  commands.run(evaluate, f'--workdir={tmp_path}', f'--samples={samples}')
 
 
 def _all_text(file):

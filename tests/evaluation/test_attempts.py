@@ -27,7 +27,7 @@ def _collect(*, batch_size, group_size=2, rows=10, reward=None, **axes):
     batch_size=batch_size,
     mesh=tiny.mesh(**axes),
   )
-  return collect(PARAMS, KEY)
+  return collect({'policy': PARAMS}, KEY)
 
 
 @pytest.fixture(scope='module')

@@ -44,3 +44,16 @@ def test_values_of_turns_land_on_their_tokens_only():
     [7, 0, 11, 0, 11, 0, 11],
     [0] * 7,
   ]
+
+
+def test_what_is_taken_at_the_ends_is_what_was_placed_there():
+  values = jnp.array([[3.0, 5], [7, 11], [13, 17]])
+  placed = masks.at_ends(values, TURN)
+  taken = masks.take_at_ends(placed, TURN, turns=2)
+  # The last row has no tokens at all.
+  assert taken.tolist() == [[3, 5], [7, 11], [0, 0]]
+
+
+def test_the_value_behind_a_slot_is_that_of_the_next_one():
+  values = jnp.arange(6.0).reshape(2, 3)
+  assert masks.behind(values).tolist() == [[1, 2, 0], [4, 5, 0]]

@@ -210,7 +210,7 @@ def run(workdir, stages, *, stop_after=None, evaluate=None, **changes):
     stages=stages,
     batch=batch,
     judge=lambda reward, rollout: reward.judge(rollout, None),
-    evaluate=evaluate or (lambda params: {'eval/acc_last': _mean(params)}),
+    evaluate=evaluate or (lambda at: {'eval/acc_last': _mean(at.params)}),
     mesh=mesh(),
     seed=5,
     schedule=loop.Schedule(checkpoint_every=2),

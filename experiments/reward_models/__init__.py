@@ -1,0 +1,1 @@
+"""Reward models of a known truth, and what optimising against them does."""

@@ -1,0 +1,131 @@
+"""Runs the experiment: `python -m experiments.reward_models.run --workdir=...`.
+
+Interrupted, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import jax
+from absl import app, flags
+
+from experiments.reward_models import data, report
+from experiments.reward_models.curve import curve
+from selfimprove import configuration, train
+from selfimprove.evaluate import evaluate
+from selfimprove.evaluation.report import write_json
+from selfimprove.experiment import Experiment
+from selfimprove.trained import open_workdir
+
+HERE = 'experiments/reward_models'
+MODELS = {
+  'outcome_model': ('preferences', 'answers'),
+  'process_model': ('steps', 'steps'),
+}
+"""Reward model -> its file, and that of the policy that it begins with."""
+
+ARMS = {
+  'outcome_rl': 'outcome_model',
+  'outcome_rl_kl': 'outcome_model',
+  'process_rl': 'process_model',
+}
+"""Run -> the reward model that it is trained against."""
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything goes.')
+_SEEDS = flags.DEFINE_list('seeds', ['11', '12', '13'], 'Seeds.')
+_ROWS = flags.DEFINE_integer('rows', 12288, 'Rows of each data file.')
+_PLOT = flags.DEFINE_bool('plot', True, 'Draw curves.png (needs matplotlib).')
+
+
+def seed_results(folder: str, *, seed: int, rows: int) -> dict[str, Any]:
+  """What one seed says.
+
+  Args:
+    folder: of the seed.
+    seed: of data and runs.
+    rows: of each data file.
+
+  Returns:
+    Accuracy of the reward models on the test split, and the curves of the
+    runs against them.
+  """
+  folder = os.path.abspath(folder)
+  data.write(f'{folder}/data', rows=rows, seed=seed)
+  bases, models = {}, {}
+  for model, (file, answers) in MODELS.items():
+    base = _train('base_policy', answers, folder, seed, to=f'base_of_{model}')
+    bases[model] = f'{base}/checkpoints'
+    begin = f"INIT_FROM = '{bases[model]}'"
+    models[model] = _accuracy(_train(model, file, folder, seed, begin))
+  curves = {}
+  for arm, model in ARMS.items():
+    workdir = _train(
+      arm,
+      MODELS[model][1],
+      folder,
+      seed,
+      f"INIT_FROM = '{bases[model]}'",
+      f"REWARD_WORKDIR = '{folder}/{model}'",
+    )
+    curves[arm] = curve(workdir, base=bases[model], problems=256)
+  return {'seed': seed, **models, 'curves': curves}
+
+
+def _train(
+  name: str, file: str, folder: str, seed: int, *bindings: str, to: str = ''
+) -> str:
+  """Trains to the end, or goes on to it; returns the folder of the run."""
+  workdir = f'{folder}/{to or name}'
+  path = f'{folder}/data/{file}.jsonl'
+  experiment = configuration.build(
+    Experiment,
+    files=[f'{HERE}/{name}.gin'],
+    bindings=[f'SEED = {seed}', f"TRAIN_FILE = '{path}'", *bindings],
+  )
+  end = sum(stage.steps for stage in experiment.unrolled())
+  if int(train.start(experiment, workdir).step) < end:
+    raise SystemExit(f'Stopped in {workdir}; the same command goes on there.')
+  return workdir
+
+
+def _accuracy(workdir: str) -> dict[str, Any]:
+  """Accuracy of a reward model on problems that no training has seen."""
+  measured = evaluate(
+    open_workdir(workdir), split='test', samples=1, temperature=1.0
+  )
+  found = measured['acc_t1']
+  return {'accuracy': found.value, 'judged': found.count}
+
+
+def main(argv: list[str]) -> None:
+  """Trains and measures all seeds, then prints the table."""
+  del argv
+  workdir = _WORKDIR.value
+  if not workdir:
+    raise app.UsageError('Give a --workdir.')
+  # The seeds run the same programs.
+  jax.config.update(
+    'jax_compilation_cache_dir', os.path.abspath(f'{workdir}/compiled')
+  )
+  results = []
+  for seed in map(int, _SEEDS.value):
+    path = f'{workdir}/seed_{seed}/results.json'
+    if not os.path.exists(path):
+      write_json(
+        path,
+        seed_results(f'{workdir}/seed_{seed}', seed=seed, rows=_ROWS.value),
+      )
+    with open(path, encoding='utf-8') as opened:
+      results.append(json.load(opened))
+    write_json(f'{workdir}/summary.json', report.summary(results))
+  print(report.table(report.summary(results)))
+  print(f'Written to {workdir}/summary.json')
+  if _PLOT.value:
+    report.plot(report.summary(results), f'{workdir}/curves.png')
+
+
+if __name__ == '__main__':
+  app.run(main)
