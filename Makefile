@@ -39,7 +39,7 @@ test: $(TEST)
 	$(PYTEST) -n $(WORKERS) --dist loadfile $(TESTS)
 
 test-slow: $(TEST)
-	$(PYTEST) -m '$(SLOW)' $(TESTS)
+	$(PYTEST) -n $(WORKERS) --dist load -m '$(SLOW)' $(TESTS)
 
 test-all: test test-slow
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 from selfimprove import types
 from selfimprove.rollout.assemble import Insertion, assemble
 from selfimprove.rollout.decode import (
+  Attempt,
   Sampling,
   Written,
   check_sizes,
@@ -67,9 +68,10 @@ class Revise:
       slots=sum(self.max_new_tokens) + between * (len(self.max_new_tokens) - 1),
     )
     pieces: list[Written | Insertion] = []
+    attempt: Attempt | None = None
     slot = 0
     for limit in self.max_new_tokens:
-      if pieces:
+      if attempt is not None:
         context, positions = extend(
           policy, params, attempt, context.position, self.instruction
         )
