@@ -90,8 +90,8 @@ class Evaluation:
     rollout: Any = self.rollout
     if not hasattr(rollout, 'sampling'):
       raise ValueError(
-        f'{type(rollout).__name__} samples nothing, so a problem has no '
-        f'{samples} samples; evaluate with --samples=1.'
+        f'{type(rollout).__name__} samples nothing: it shows given answers to '
+        'a reward model; evaluate it with --samples=1.'
       )
     how = dataclasses.replace(rollout.sampling, temperature=temperature)
     return dataclasses.replace(rollout, group_size=samples, sampling=how)
