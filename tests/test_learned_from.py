@@ -110,7 +110,9 @@ def test_the_loaded_reward_scores_preferred_rows_higher(folder):
   table = pipeline.load(experiment.task, 'test')
   prompts = next(pipeline.in_order(table, batch_size=8)).prompts
   prompts = jax.tree.map(jax.numpy.asarray, prompts)
-  pairs = experiment.stages[0].algorithm.rollout(None, None, prompts, None)
+  compare = experiment.stages[0].algorithm.rollout
+  policy = experiment.models().policy
+  pairs = compare(policy, {}, prompts, jax.random.key(0))
   scores = np.asarray(reward(pairs, prompts)).reshape(-1, 2)
   assert np.mean(scores[:, 0] > scores[:, 1]) > 0.9
   # What a macro names twice is one object in memory and one program.
@@ -136,7 +138,12 @@ def test_the_policy_beside_a_reward_model_is_as_it_was(folder):
   made = experiment.models().policy.init(
     train.named_key(jax.random.key(experiment.seed), 'params')
   )
-  jax.tree.map(np.testing.assert_array_equal, trunk, jax.device_get(made))
+  # Another program has made these: the last bit may differ.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6),
+    trunk,
+    jax.device_get(made),
+  )
 
 
 def _reinforce(folder, name, kind, *bindings):

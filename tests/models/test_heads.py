@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ CONFIG = TransformerConfig(
 CRITIC = make_critic(CONFIG)
 
 
+@functools.cache
 def _rollout():
   params = tiny.POLICY.init(jax.random.key(0))
   return tiny.revise()(tiny.POLICY, params, tiny.prompts(2), jax.random.key(1))
@@ -35,7 +37,7 @@ def _rollout():
 @pytest.mark.parametrize('tied', [True, False])
 def test_an_untrained_critic_says_nothing_and_has_no_head_for_tokens(tied):
   critic = make_critic(dataclasses.replace(CONFIG, tied_embeddings=tied))
-  params = critic.init(jax.random.key(0))
+  params = jax.jit(critic.init)(jax.random.key(0))
   assert set(params) == {'trunk', 'value'}
   assert 'head' not in params['trunk']
   axes = critic.logical_axes()

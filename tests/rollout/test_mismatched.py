@@ -3,6 +3,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from selfimprove import types
 from selfimprove.rewards.labels import KeepCorrected
@@ -69,6 +70,7 @@ def test_a_wrong_attempt_is_followed_by_a_right_one_of_its_group():
     assert bool(keep[row]) == (solvable and not was_right)
 
 
+@pytest.mark.slow
 def test_only_the_correction_is_learned_and_positions_count_on():
   params, _, _, pairs = _made()
   np.testing.assert_array_equal(pairs.loss_mask, pairs.turn == 1)

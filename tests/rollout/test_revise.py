@@ -221,6 +221,7 @@ def test_the_second_attempt_has_random_numbers_of_its_own():
   assert 5 < same < 42
 
 
+@pytest.mark.slow
 def test_a_third_attempt_goes_on_where_the_second_ended():
   longer = dataclasses.replace(tiny.revise(), max_new_tokens=(4, 5, 3))
   three = tiny.run(longer, tiny.prompts())

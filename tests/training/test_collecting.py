@@ -82,6 +82,7 @@ def _begin(tmp_path, stage):
   return made.run, state, collecting.build(build)
 
 
+@pytest.mark.slow
 def test_every_group_that_teaches_is_learned_from_once_in_order(
   tmp_path, monkeypatch
 ):
@@ -176,6 +177,7 @@ def _step_with(tmp_path, algorithm):
   return jax.device_get(state), metrics
 
 
+@pytest.mark.slow
 def test_without_failed_groups_nobody_is_asked_to_try_again(tmp_path):
   # The threshold is below every reward: no group has failed.
   guided, metrics = _step_with(

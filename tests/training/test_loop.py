@@ -222,6 +222,7 @@ def test_the_best_and_the_last_checkpoints_are_kept(tmp_path):
   assert [name for name in kept if name.isdigit()] == ['2', '4']
 
 
+@pytest.mark.slow
 def test_the_end_of_a_stage_competes_for_the_best_checkpoint(tmp_path):
   scores = iter([0.9, 0.1])
   stages = [

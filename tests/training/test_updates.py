@@ -96,6 +96,7 @@ def test_a_second_epoch_is_weighed_by_the_ratio_to_the_first_policy():
   assert set(metrics) >= {'loss/policy', 'rollout/tokens', 'grad/norm'}
 
 
+@pytest.mark.slow
 def test_mini_batches_use_every_group_once_in_an_epoch():
   # A linear loss and a vanishing rate: the order does not matter, and the mean
   # of the updates is the update of the whole.
@@ -127,6 +128,7 @@ def test_micro_batches_within_mini_batches_change_nothing():
   _close(_moved(parts), _moved(whole))
 
 
+@pytest.mark.slow
 def test_a_value_that_is_not_finite_in_any_update_is_found():
   huge = Optimizers(optax.sgd(1e30))
   _, _, codes = _learn(steps.Plan(epochs=3), optimizers=huge)
