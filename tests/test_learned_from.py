@@ -110,9 +110,9 @@ def test_the_loaded_reward_scores_preferred_rows_higher(folder):
   table = pipeline.load(experiment.task, 'test')
   prompts = next(pipeline.in_order(table, batch_size=8)).prompts
   prompts = jax.tree.map(jax.numpy.asarray, prompts)
-  compare = experiment.stages[0].algorithm.rollout
-  policy = experiment.models().policy
-  pairs = compare(policy, {}, prompts, jax.random.key(0))
+  pairs = experiment.stages[0].algorithm.rollout(
+    experiment.models().policy, {}, prompts, jax.random.key(0)
+  )
   scores = np.asarray(reward(pairs, prompts)).reshape(-1, 2)
   assert np.mean(scores[:, 0] > scores[:, 1]) > 0.9
   # What a macro names twice is one object in memory and one program.
