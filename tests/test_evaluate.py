@@ -89,6 +89,7 @@ def test_both_attempts_are_printed(workdir, capsys):
   assert [line.split()[1] for line in lines[::3]] == ['12=', '12=', '3=', '3=']
 
 
+@pytest.mark.slow
 def test_an_answer_does_not_depend_on_the_other_prompts(workdir, capsys):
   answers = []
   for others in ([], ['--prompt=3=']):

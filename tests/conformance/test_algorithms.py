@@ -184,7 +184,18 @@ def test_its_operative_config_describes_itself(file, tmp_path):
   assert names(again) == names(experiment)
 
 
-@each_file
+@some(
+  'sft',
+  'reinforce',
+  'score',
+  'ppo',
+  'dapo',
+  'guide_grpo',
+  'nft',
+  'tempo',
+  'dpo',
+  'reward_model',
+)
 def test_one_step_is_finite_and_learns_something(file):
   config = _experiment(file)[0].model
   for index in range(len(_stages(file))):

@@ -53,7 +53,11 @@ def test_right_is_what_the_reward_says_of_these_very_tokens(whole):
 @pytest.mark.parametrize(
   ('batch_size', 'axes'),
   # 4 leaves two rows to fill up; 3 is rounded up to 4 over four devices.
-  [(4, {}), (99, {}), (3, {'data': 2, 'fsdp': 2})],
+  [
+    (4, {}),
+    pytest.param(99, {}, marks=pytest.mark.slow),
+    pytest.param(3, {'data': 2, 'fsdp': 2}, marks=pytest.mark.slow),
+  ],
 )
 def test_batches_and_devices_change_nothing(batch_size, axes, whole):
   found = _collect(batch_size=batch_size, **axes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,7 @@ def test_a_field_that_the_task_does_not_give_is_named():
     contexts.FieldHint()(tiny.prompts(3))
 
 
+@functools.cache
 def _sampled():
   """Two-attempt samples behind a hint, and where they were sampled."""
   params, prompts = tiny.POLICY.init(jax.random.key(0)), tiny.prompts(3)

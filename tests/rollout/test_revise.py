@@ -150,7 +150,12 @@ def is_split(x):
 
 @pytest.mark.parametrize(
   ('data', 'fsdp', 'model'),
-  [(1, 1, 1), (8, 1, 1), (4, 1, 2), (2, 2, 2)],
+  [
+    pytest.param(1, 1, 1, marks=pytest.mark.slow),
+    pytest.param(8, 1, 1, marks=pytest.mark.slow),
+    pytest.param(4, 1, 2, marks=pytest.mark.slow),
+    (2, 2, 2),
+  ],
 )
 def test_samples_do_not_change_with_the_mesh(sampled, data, fsdp, model):
   devices = jax.devices()[: data * fsdp * model]

@@ -65,7 +65,15 @@ def test_every_stage_ends_with_an_evaluation_and_a_word(straight):
 
 
 # Steps 3 and 5 are the last of a stage, 7 is the last of all.
-@pytest.mark.parametrize('stops', [(1, 4), (2, 3), (3, 5), (6, 7)])
+@pytest.mark.parametrize(
+  'stops',
+  [
+    (1, 4),
+    pytest.param((2, 3), marks=pytest.mark.slow),
+    (3, 5),
+    pytest.param((6, 7), marks=pytest.mark.slow),
+  ],
+)
 def test_an_interrupted_run_ends_bit_for_bit_as_a_straight_one(
   stops, straight, tmp_path
 ):

@@ -135,6 +135,7 @@ def test_no_gradient_reaches_the_reference(rollout):
   assert largest(theirs) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('weights', [(1.0, 0.0), (0.0, 1.0)])
 def test_the_gradient_is_right_by_finite_differences(rollout, weights):
   params, ref_params = tiny.params(), tiny.params(1)
