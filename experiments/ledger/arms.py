@@ -19,6 +19,7 @@ class Task:
     group: attempts per prompt.
     rates: learning rates that are tried on the tuning seed.
     bindings: gin lines of arms.
+    shared: gin lines of arms and base model.
   """
 
   name: str
@@ -28,6 +29,7 @@ class Task:
   group: int
   rates: tuple[float, ...]
   bindings: tuple[str, ...] = ()
+  shared: tuple[str, ...] = ()
 
   @property
   def file(self) -> str:
@@ -62,11 +64,12 @@ TASKS = {
   for task in (
     Task(
       name='decisions',
-      base_steps=400,
-      budget=200_000,
-      prompts=8,
+      base_steps=300,
+      budget=60_000,
+      prompts=4,
       group=16,
       rates=(2e-3, 4e-3, 8e-3),
+      shared=('toys.decisions.classes = 8',),
     ),
     Task(
       name='facts',
@@ -88,24 +91,55 @@ TASKS = {
 }
 
 _D, _F, _M = ('decisions',), ('facts',), ('many_answers',)
-_ALL = _D + _F + _M
-# Behind the base model, nothing pulls back to it: of all arms alike.
+# Nothing pulls back to the base model: in all arms alike.
 _NO_KL = ('KL_WEIGHT = 0.0',)
 _HINTS = ("HINT_OPENING = '?'", "HINT_CLOSING = '='")
-# Every batch is gone through several times: its samples grow stale.
+# Every batch is gone through four times: its samples grow stale.
 _STALE = ('EPOCHS = 4',)
-# NFT as it is without its filter, to be compared number by number.
+# NFT without its filter, to be compared with Dr. GRPO number by number.
 _UNFILTERED = (
   'base.Algorithm.collect = None',
   'base.Algorithm.label = @labels.KeepAll()',
 )
 
+
+def _guided(name: str, *bindings: str, algorithm: str = 'guide_grpo') -> Arm:
+  return Arm(
+    name=name, algorithm=algorithm, tasks=_F, bindings=(*_HINTS, *bindings)
+  )
+
+
+# Those first that a claim is about.
 ARMS = (
-  Arm(name='grpo', algorithm='grpo', tasks=_ALL, bindings=_NO_KL),
+  Arm(name='grpo', algorithm='grpo', tasks=_D + _F + _M, bindings=_NO_KL),
   Arm(name='tempo', algorithm='tempo', tasks=_D),
-  Arm(name='rloo', algorithm='rloo', tasks=_D),
-  Arm(name='dapo', algorithm='dapo', tasks=_ALL),
-  Arm(name='guide_grpo_raw', algorithm='guide_grpo', tasks=_F, bindings=(*_HINTS, 'guide.Guided.correction = @guide.Raw()')),
-  Arm(name='guide_grpo_shaped', algorithm='guide_grpo', tasks=_F, bindings=_HINTS),
-  Arm(name='guide_grpo_none', algorithm='guide_grpo', tasks=_F, bindings=(*_HINTS, 'guide.Guided.correction = @guide.Uncorrected()')),
+  _guided('guide_grpo_raw', 'guide.Guided.correction = @guide.Raw()'),
+  _guided('guide_grpo_shaped'),
+  _guided('guide_grpo_none', 'guide.Guided.correction = @guide.Uncorrected()'),
+  Arm(name='dr_grpo', algorithm='dr_grpo', tasks=_D + _M),
+  Arm(name='nft', algorithm='nft', tasks=_D + _M),
+  Arm(
+    name='nft_unfiltered', algorithm='nft', tasks=_D + _M, bindings=_UNFILTERED
+  ),
+  Arm(name='rft', algorithm='rft', tasks=_D + _M),
+  Arm(
+    name='dr_grpo_stale', algorithm='dr_grpo', tasks=_D + _M, bindings=_STALE
+  ),
+  Arm(
+    name='nft_unfiltered_stale',
+    algorithm='nft',
+    tasks=_D + _M,
+    bindings=(*_UNFILTERED, *_STALE),
+  ),
+  Arm(name='rft_stale', algorithm='rft', tasks=_D + _M, bindings=_STALE),
+  Arm(name='dapo', algorithm='dapo', tasks=_D + _F + _M),
+  Arm(name='rloo', algorithm='rloo', tasks=_D + _F + _M),
+  Arm(name='reinforce', algorithm='reinforce', tasks=_D),
+  Arm(name='gspo', algorithm='gspo', tasks=_D),
+  Arm(name='cispo', algorithm='cispo', tasks=_D),
+  Arm(name='ppo', algorithm='ppo', tasks=_D),
+  Arm(name='dpo', algorithm='dpo', tasks=_D + _M),
+  _guided('guide_grpo_clipped', 'guide.Guided.correction = @guide.Clipped()'),
+  _guided('guide_ppo', algorithm='guide_ppo'),
+  _guided('star', algorithm='star'),
 )

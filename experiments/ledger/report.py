@@ -128,25 +128,26 @@ def _table(rows: Sequence[Row]) -> str:
   # A few kinds are columns; the classes of a draw are all alike.
   kinds = kinds if len(kinds) == 2 else []
   names = [
-    name
-    for name in _NAMES
-    if any(row.get(name) is not None for row in rows)
+    name for name in _NAMES if any(row.get(name) is not None for row in rows)
   ]
   header = ['algorithm', *(_NAMES[name] for name in names)]
   header += [f'{kind} %' for kind in kinds] + ['learning rate', 'seeds']
-  return markdown_table(header, [
+  return markdown_table(
+    header,
     [
-      f'`{algorithm}`',
-      *(_cell([row.get(name) for row in group], name) for name in names),
-      *(
-        _cell([row['by_kind'][kind] for row in group], 'accuracy')
-        for kind in kinds
-      ),
-      _rates(group),
-      str(len(group)),
-    ]
-    for algorithm, group in _groups(rows).items()
-  ])
+      [
+        f'`{algorithm}`',
+        *(_cell([row.get(name) for row in group], name) for name in names),
+        *(
+          _cell([row['by_kind'][kind] for row in group], 'accuracy')
+          for kind in kinds
+        ),
+        _rates(group),
+        str(len(group)),
+      ]
+      for algorithm, group in _groups(rows).items()
+    ],
+  )
 
 
 def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from experiments.ledger import arms, work
 
 # One core a process: XLA's own threads would only get in each other's way.
-_FLAGS = (
-  '--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1'
-)
+_FLAGS = '--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,9 +148,7 @@ def _begin(workdir: str, numbers: 'multiprocessing.Queue[int]') -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
-def _safely(
-  workdir: str, job: Job
-) -> tuple[work.Row | None, str, bool]:
+def _safely(workdir: str, job: Job) -> tuple[work.Row | None, str, bool]:
   """A row, or why there is none; and whether it was made just now."""
   fresh = not done(workdir, job)
   try:

@@ -38,11 +38,7 @@ def base_row(workdir: str, task: Task, *, seed: int) -> Row:
     step = _train(
       [f'{HERE}/base_model.gin', task.file],
       folder,
-      [
-        *_of_task(task, seed),
-        f'STEPS = {task.base_steps}',
-        f'toys.{task.name}.rows = @toys.shown',
-      ],
+      base_bindings(task, seed=seed),
     )
     if step < task.base_steps:
       raise _stopped(folder, step)
@@ -77,17 +73,13 @@ def arm_row(
     step = _train(
       [f'{HERE}/arm.gin', task.file, arm.file],
       folder,
-      [
-        *_of_task(task, seed),
-        f"INIT_FROM = '{os.path.abspath(base)}/checkpoints'",
-        f'BUDGET = {task.budget}',
-        f'PROMPTS_PER_STEP = {task.prompts}',
-        f'GROUP_SIZE = {task.group}',
-        f'LEARNING_RATE = {rate}',
-        'eval/decode.Sampling.temperature = 1.0',
-        *task.bindings,
-        *arm.bindings,
-      ],
+      arm_bindings(
+        task,
+        arm,
+        seed=seed,
+        rate=rate,
+        init_from=f'{os.path.abspath(base)}/checkpoints',
+      ),
     )
     spent = _spent(folder)
     if spent['tokens'] < task.budget:
@@ -142,14 +134,61 @@ def _remembered(folder: str, run: Callable[[], Row]) -> Row:
     return json.load(file)
 
 
+def base_bindings(task: Task, *, seed: int) -> list[str]:
+  """Gin lines of a base model.
+
+  Args:
+    task: what it learns from.
+    seed: of the model, and of what is hidden in the task.
+
+  Returns:
+    Lines.
+  """
+  return [
+    *_of_task(task, seed),
+    f'STEPS = {task.base_steps}',
+    f'toys.{task.name}.rows = @toys.shown',
+  ]
+
+
+def arm_bindings(
+  task: Task, arm: Arm, *, seed: int, rate: float, init_from: str
+) -> list[str]:
+  """Gin lines of a run.
+
+  Args:
+    task: what it is trained on.
+    arm: how.
+    seed: of the run.
+    rate: learning rate.
+    init_from: checkpoints of the base model.
+
+  Returns:
+    Lines.
+  """
+  return [
+    *_of_task(task, seed),
+    f"INIT_FROM = '{init_from}'",
+    f'BUDGET = {task.budget}',
+    f'PROMPTS_PER_STEP = {task.prompts}',
+    f'GROUP_SIZE = {task.group}',
+    f'LEARNING_RATE = {rate}',
+    'eval/decode.Sampling.temperature = 1.0',
+    *task.bindings,
+    *arm.bindings,
+  ]
+
+
 def _of_task(task: Task, seed: int) -> list[str]:
   """A seed has its own hidden facts."""
-  return [f'SEED = {seed}', f'toys.{task.name}.seed = {seed}']
+  return [
+    f'SEED = {seed}',
+    f'toys.{task.name}.seed = {seed}',
+    *task.shared,
+  ]
 
 
-def _train(
-  files: Sequence[str], folder: str, bindings: Sequence[str]
-) -> int:
+def _train(files: Sequence[str], folder: str, bindings: Sequence[str]) -> int:
   """Trains to the end or on to it; returns the step that it came to."""
   experiment = configuration.build(Experiment, files=files, bindings=bindings)
   return int(train.start(experiment, folder).step)

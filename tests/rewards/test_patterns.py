@@ -94,9 +94,7 @@ def test_a_reference_without_a_sum_makes_nothing_right(answer):
   assert _verdict(sums, [_ZERO, _ZERO, _EOS][-len(answer) - 1 :], answer) == 0.0
 
 
-@pytest.mark.parametrize(
-  'verifier', [PrefixMatch(), SameSum(symbols=SYMBOLS)]
-)
+@pytest.mark.parametrize('verifier', [PrefixMatch(), SameSum(symbols=SYMBOLS)])
 def test_each_attempt_is_judged_against_its_own_prompt(verifier):
   a, b = [5, 6, _EOS], [7, 9, _EOS]
   rows = [[a, b], [b, a], [b, b], [a, a]]
