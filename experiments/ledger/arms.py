@@ -13,12 +13,12 @@ class Task:
 
   Attributes:
     name: of its gin file.
-    base_steps: updates that make the base model.
+    base_steps: updates that make the base model, at most.
+    base: gin lines of the base model.
     budget: tokens that an arm samples.
     prompts: per step.
     group: attempts per prompt.
     rates: learning rates that are tried on the tuning seed.
-    bindings: gin lines of arms.
     shared: gin lines of arms and base model.
   """
 
@@ -28,7 +28,7 @@ class Task:
   prompts: int
   group: int
   rates: tuple[float, ...]
-  bindings: tuple[str, ...] = ()
+  base: tuple[str, ...] = ()
   shared: tuple[str, ...] = ()
 
   @property
@@ -66,10 +66,9 @@ TASKS = {
       name='decisions',
       base_steps=300,
       budget=60_000,
-      prompts=4,
+      prompts=8,
       group=16,
       rates=(2e-3, 4e-3, 8e-3),
-      shared=('toys.decisions.classes = 8',),
     ),
     Task(
       name='facts',
@@ -81,11 +80,25 @@ TASKS = {
     ),
     Task(
       name='many_answers',
-      base_steps=1000,
+      # Stopped on its way to knowing the rule.
+      base_steps=3000,
+      base=(
+        'stages.Stage.advance = @conditions.MetricAtLeast()',
+        "conditions.MetricAtLeast.metric = 'eval/acc_last'",
+        'conditions.MetricAtLeast.threshold = 0.22',
+        'loop.Schedule.evaluate_every = 50',
+        'experiment.Evaluation.problems = 0',
+        'toys.many_answers.right = 1.0',
+      ),
       budget=100_000,
-      prompts=16,
+      prompts=32,
       group=8,
       rates=(5e-4, 1e-3, 2e-3),
+      shared=(
+        'toys.many_answers.operands = 3',
+        'toys.many_answers.noise = 1',
+        'toys.many_answers.problems = 16384',
+      ),
     ),
   )
 }
@@ -132,7 +145,13 @@ ARMS = (
     bindings=(*_UNFILTERED, *_STALE),
   ),
   Arm(name='rft_stale', algorithm='rft', tasks=_D + _M, bindings=_STALE),
-  Arm(name='dapo', algorithm='dapo', tasks=_D + _F + _M),
+  # Answers here are as long as the limit: nothing is overlong.
+  Arm(
+    name='dapo',
+    algorithm='dapo',
+    tasks=_D + _F + _M,
+    bindings=('base.Algorithm.derived = {}',),
+  ),
   Arm(name='rloo', algorithm='rloo', tasks=_D + _F + _M),
   Arm(name='reinforce', algorithm='reinforce', tasks=_D),
   Arm(name='gspo', algorithm='gspo', tasks=_D),

@@ -12,7 +12,9 @@ from selfimprove import partitioning
 from selfimprove.data import pipeline
 from selfimprove.evaluation.metrics import pass_at_k
 from selfimprove.ops.keys import named_key
+from selfimprove.rollout.demonstrations import Demonstrate
 from selfimprove.trained import Trained
+from selfimprove.training.score import score
 from selfimprove.types import Prompts
 
 SAMPLES = 16
@@ -28,21 +30,45 @@ def held_out(trained: Trained, *, split: str) -> dict[str, Any]:
 
   Returns:
     `accuracy` (of single samples), `pass_at_8`, `pass_at_16`, `entropy` (mean
-    of −log π over sampled tokens, nats) and `by_kind`, the accuracy on each
-    kind of problem.
+    of −log π over sampled tokens, nats), `by_kind`, the accuracy on each
+    kind of problem, and `chance_by_kind`, the mean probability of the reference
+    answer and EOS, which samples need not find.
   """
   table = pipeline.load(trained.experiment.task, split).head(PROBLEMS)
   correct, entropy = _sampled(trained, table)
+  chance = _chance(trained, table)
   kinds = np.asarray([fields['kind'] for fields in table.fields])
   return {
     'accuracy': float(correct.mean()),
     'pass_at_8': pass_at_k(correct, k=8).value,
     'pass_at_16': pass_at_k(correct, k=16).value,
     'entropy': entropy,
-    'by_kind': {
-      kind: float(correct[kinds == kind].mean()) for kind in sorted(set(kinds))
-    },
+    'by_kind': _by_kind(correct, kinds),
+    'chance_by_kind': _by_kind(chance, kinds),
   }
+
+
+def _by_kind(values: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
+  return {
+    kind: float(values[kinds == kind].mean()) for kind in sorted(set(kinds))
+  }
+
+
+def _chance(trained: Trained, table: pipeline.Table) -> np.ndarray:
+  """π(answer, EOS | prompt) of each problem."""
+  how: Any = trained.experiment.evaluation.rollout
+  show = Demonstrate(eos_ids=how.eos_ids)
+
+  @jax.jit
+  def chance(params: Any, prompts: Prompts) -> jax.Array:
+    shown = show(trained.policy, params, prompts, jax.random.key(0))
+    logprobs = score(trained.policy, params, shown).logprobs
+    return jnp.exp(jnp.sum(jnp.where(shown.loss_mask, logprobs, 0), axis=1))
+
+  (batch,) = pipeline.in_order(table, batch_size=len(table))
+  placed = jax.device_put(batch.prompts, partitioning.rows(trained.mesh))
+  with jax.set_mesh(trained.mesh):
+    return np.asarray(chance(trained.params, placed))
 
 
 def _sampled(

@@ -15,6 +15,7 @@ from selfimprove import configuration, train
 from selfimprove.evaluation.report import write_json
 from selfimprove.experiment import Experiment
 from selfimprove.trained import Trained, open_workdir
+from selfimprove.training.checkpoint import CheckpointStore
 from selfimprove.training.metrics import METRICS_FILE, TIMING_FILE, read_rows
 
 Row = dict[str, Any]
@@ -40,12 +41,10 @@ def base_row(workdir: str, task: Task, *, seed: int) -> Row:
       folder,
       base_bindings(task, seed=seed),
     )
-    if step < task.base_steps:
-      raise _stopped(folder, step)
     trained = open_workdir(
       folder, bindings=[f'TASK/toys.{task.name}.rows = @toys.asked']
     )
-    spent = {'tokens': 0, 'steps': task.base_steps, 'along': None}
+    spent = {'tokens': 0, 'steps': step, 'along': None}
     return _row(folder, trained, spent, task=task, name=BASE, seed=seed)
 
   return _remembered(folder, run)
@@ -70,7 +69,7 @@ def arm_row(
   base = _folder(workdir, task, seed, BASE)
 
   def run() -> Row:
-    step = _train(
+    _train(
       [f'{HERE}/arm.gin', task.file, arm.file],
       folder,
       arm_bindings(
@@ -81,13 +80,10 @@ def arm_row(
         init_from=f'{os.path.abspath(base)}/checkpoints',
       ),
     )
-    spent = _spent(folder)
-    if spent['tokens'] < task.budget:
-      raise _stopped(folder, step)
     row = _row(
       folder,
       open_workdir(folder),
-      spent,
+      _spent(folder),
       task=task,
       name=arm.name,
       seed=seed,
@@ -148,6 +144,7 @@ def base_bindings(task: Task, *, seed: int) -> list[str]:
     *_of_task(task, seed),
     f'STEPS = {task.base_steps}',
     f'toys.{task.name}.rows = @toys.shown',
+    *task.base,
   ]
 
 
@@ -174,7 +171,6 @@ def arm_bindings(
     f'GROUP_SIZE = {task.group}',
     f'LEARNING_RATE = {rate}',
     'eval/decode.Sampling.temperature = 1.0',
-    *task.bindings,
     *arm.bindings,
   ]
 
@@ -191,14 +187,16 @@ def _of_task(task: Task, seed: int) -> list[str]:
 def _train(files: Sequence[str], folder: str, bindings: Sequence[str]) -> int:
   """Trains to the end or on to it; returns the step that it came to."""
   experiment = configuration.build(Experiment, files=files, bindings=bindings)
-  return int(train.start(experiment, folder).step)
-
-
-def _stopped(folder: str, step: int) -> SystemExit:
-  # What is there is no result.
-  return SystemExit(
-    f'Stopped in {folder} at step {step}; the same command goes on from there.'
-  )
+  step = int(train.start(experiment, folder).step)
+  with CheckpointStore(f'{folder}/checkpoints', keep_last=1) as store:
+    stage = store.read_extra(step)['cursor']['stage']
+  if stage < len(experiment.unrolled()):
+    # What is there is no result.
+    raise SystemExit(
+      f'Stopped in {folder} at step {step}; the same command goes on from '
+      'there.'
+    )
+  return step
 
 
 def _spent(folder: str) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 
 import pytest
 
@@ -81,12 +82,13 @@ def test_a_finished_run_is_read_and_not_made_again(tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_stopped_is_not_measured(tmp_path, monkeypatch):
-  task, arm = arms.TASKS['facts'], arms.ARMS[0]
-  spent = {'tokens': task.budget - 1, 'steps': 9, 'along': 0.5}
-  monkeypatch.setattr(work, '_train', lambda *_: 9)
-  monkeypatch.setattr(work, '_spent', lambda *_: spent)
-  with pytest.raises(SystemExit, match='at step 9; the same command goes on'):
-    work.arm_row(str(tmp_path), task, arm, seed=1, rate=1e-3)
+  task = arms.TASKS['facts']
+  stop = lambda *_: types.SimpleNamespace(step=3)  # noqa: E731
+  monkeypatch.setattr(work.train, 'start', stop)
+  extra = {'cursor': {'stage': 0, 'stage_step': 3, 'condition': {}}}
+  monkeypatch.setattr(work.CheckpointStore, 'read_extra', lambda *_: extra)
+  with pytest.raises(SystemExit, match='at step 3; the same command goes on'):
+    work.arm_row(str(tmp_path), task, arms.ARMS[0], seed=1, rate=1e-3)
   assert not list(tmp_path.rglob('row.json'))
 
 
