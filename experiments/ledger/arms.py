@@ -109,11 +109,10 @@ _NO_KL = ('KL_WEIGHT = 0.0',)
 _HINTS = ("HINT_OPENING = '?'", "HINT_CLOSING = '='")
 # Every batch is gone through four times: its samples grow stale.
 _STALE = ('EPOCHS = 4',)
-# NFT without its filter, to be compared with Dr. GRPO number by number.
-_UNFILTERED = (
-  'base.Algorithm.collect = None',
-  'base.Algorithm.label = @labels.KeepAll()',
-)
+# Tied groups are dropped and not sampled past: so NFT and Dr. GRPO learn from
+# the same samples and can be compared number by number.
+_NFT_ONCE = ('base.Algorithm.collect = None',)
+_DR_GRPO_ONCE = ('base.Algorithm.label = @labels.DropTiedGroups()',)
 
 
 def _guided(name: str, *bindings: str, algorithm: str = 'guide_grpo') -> Arm:
@@ -129,22 +128,29 @@ ARMS = (
   _guided('guide_grpo_raw', 'guide.Guided.correction = @guide.Raw()'),
   _guided('guide_grpo_shaped'),
   _guided('guide_grpo_none', 'guide.Guided.correction = @guide.Uncorrected()'),
-  Arm(name='dr_grpo', algorithm='dr_grpo', tasks=_D + _M),
-  Arm(name='nft', algorithm='nft', tasks=_D + _M),
   Arm(
-    name='nft_unfiltered', algorithm='nft', tasks=_D + _M, bindings=_UNFILTERED
+    name='dr_grpo_once',
+    algorithm='dr_grpo',
+    tasks=_D + _M,
+    bindings=_DR_GRPO_ONCE,
   ),
-  Arm(name='rft', algorithm='rft', tasks=_D + _M),
+  Arm(name='nft_once', algorithm='nft', tasks=_D + _M, bindings=_NFT_ONCE),
   Arm(
-    name='dr_grpo_stale', algorithm='dr_grpo', tasks=_D + _M, bindings=_STALE
+    name='dr_grpo_stale',
+    algorithm='dr_grpo',
+    tasks=_D + _M,
+    bindings=(*_DR_GRPO_ONCE, *_STALE),
   ),
   Arm(
-    name='nft_unfiltered_stale',
+    name='nft_stale',
     algorithm='nft',
     tasks=_D + _M,
-    bindings=(*_UNFILTERED, *_STALE),
+    bindings=(*_NFT_ONCE, *_STALE),
   ),
+  Arm(name='rft', algorithm='rft', tasks=_D + _M),
   Arm(name='rft_stale', algorithm='rft', tasks=_D + _M, bindings=_STALE),
+  Arm(name='nft', algorithm='nft', tasks=_D + _M),
+  Arm(name='dr_grpo', algorithm='dr_grpo', tasks=_D + _M),
   # Answers here are as long as the limit: nothing is overlong.
   Arm(
     name='dapo',

@@ -6,6 +6,7 @@ Interrupted, the same command goes on where it was.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> None:
       'would be chosen by what is reported.'
     )
   chosen = _chosen(_TASKS.value, _ALGORITHMS.value)
+  # A polite end: runs that have begun are finished, no other is begun.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   with sweep.processes(workdir, count=_JOBS.value) as perform:
     rows = _sweep(perform, chosen, seeds)
   _write(rows)

@@ -101,7 +101,12 @@ def processes(workdir: str, *, count: int) -> Iterator[Perform]:
     def run(jobs: Sequence[Job]) -> tuple[dict[Job, work.Row], list[str]]:
       return _gather(pool, workdir, jobs)
 
-    yield run
+    try:
+      yield run
+    except BaseException:
+      # Runs that have not begun must not hold up the end.
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
 
 
 def _gather(
