@@ -44,8 +44,7 @@ def main(argv: list[str]) -> None:
   # A polite end: runs that have begun are finished, no other is begun.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   with sweep.processes(workdir, count=_JOBS.value) as perform:
-    rows = _sweep(perform, chosen, seeds)
-  _write(rows)
+    _sweep(perform, chosen, seeds)
 
 
 def _chosen(
@@ -69,37 +68,43 @@ def _chosen(
 
 def _sweep(
   perform: sweep.Perform, chosen: Sequence[tuple[str, str]], seeds: list[int]
-) -> list[work.Row]:
+) -> None:
   """Base models, then learning rates, then seeds at the best of them."""
   tasks = list(dict.fromkeys(task for task, _ in chosen))
   tuning = _TUNING_SEED.value
-  bases, failures = perform(
-    [
-      sweep.Job(task=task, arm=work.BASE, seed=seed)
-      for task in tasks
-      for seed in (tuning, *seeds)
-    ]
+  _perform(
+    perform, [sweep.Job(task=t, arm=work.BASE, seed=tuning) for t in tasks]
   )
-  tried, diverged = perform(
+  tried = _perform(
+    perform,
     [
       sweep.Job(task=task, arm=arm, seed=tuning, rate=rate)
       for task, arm in chosen
       for rate in arms.TASKS[task].rates
-    ]
+    ],
   )
-  best = _best(tried)
-  final, more = perform(
-    [
+  best, rows = _best(tried), list[work.Row]()
+  for seed in seeds:
+    bases = [sweep.Job(task=t, arm=work.BASE, seed=seed) for t in tasks]
+    runs = [
       sweep.Job(task=task, arm=arm, seed=seed, rate=best[task, arm])
-      for seed in seeds
       for task, arm in chosen
       if (task, arm) in best
     ]
-  )
-  for sentence in (*failures, *diverged, *more):
+    rows += _perform(perform, bases).values()
+    rows += _perform(perform, runs).values()
+    # After every seed, so that an interrupted sweep leaves what it has.
+    _write(rows)
+
+
+def _perform(
+  perform: sweep.Perform, jobs: Sequence[sweep.Job]
+) -> dict[sweep.Job, work.Row]:
+  """Rows of runs; says which of them have none."""
+  rows, failures = perform(jobs)
+  for sentence in failures:
     print(f'Without a row: {sentence}', file=sys.stderr)
-  rows = [row for job, row in bases.items() if job.seed != tuning]
-  return rows + list(final.values())
+  return rows
 
 
 def _best(
@@ -126,7 +131,6 @@ def _write(rows: Sequence[work.Row]) -> None:
   write_json(paths[0], [report.ledger_row(row) for row in ledger])
   write_json(paths[1], details)
   report.renew(_TABLES.value, details)
-  print(report.tables(details))
   print(f'Written to {", ".join((*paths, _TABLES.value))}')
 
 
