@@ -68,7 +68,7 @@ def answer_first(
     records[split].append({'prompt': prompt, 'answer': sums.answer_to(prompt)})
   return TextTask(
     name='answer_first',
-    provider=_provider(
+    provider=provider_of(
       'answer_first',
       splits=SPLITS,
       rows_of=records.__getitem__,
@@ -140,7 +140,7 @@ def jsonl(
   )
   return TextTask(
     name=name,
-    provider=_provider(
+    provider=provider_of(
       name, splits=files.splits, rows_of=files.rows, vocabulary=vocabulary
     ),
     vocabulary=vocabulary,
@@ -210,14 +210,24 @@ def registered(
   )
 
 
-def _provider(
+def provider_of(
   name: str,
   *,
   splits: Sequence[str],
   rows_of: Callable[[str], Sequence[Fields]],
   vocabulary: seqio.Vocabulary,
 ) -> seqio.Task:
-  """A seqio task over rows with `prompt` and `answer`."""
+  """A seqio task over rows with `prompt` and `answer`.
+
+  Args:
+    name: of the task.
+    splits: names of its splits.
+    rows_of: split -> its rows, called at the first read.
+    vocabulary: that writes prompts and answers.
+
+  Returns:
+    The task, which is not registered.
+  """
 
   def dataset(
     split: str,

@@ -89,6 +89,41 @@ class MetricAtMost:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TotalAtLeast:
+  """Done when the values of a metric add up to a budget, such as of tokens.
+
+  Attributes:
+    metric: name; steps without it add nothing.
+    total: the budget, above 0.
+  """
+
+  metric: str
+  total: float
+
+  def __post_init__(self) -> None:
+    if not self.total > 0:
+      raise ValueError(
+        f'The budget of {self.metric!r} is {self.total}, so a stage would end '
+        'at its first step; give a number above 0.'
+      )
+
+  def update(
+    self, state: Mapping[str, Any], metrics: Mapping[str, float]
+  ) -> tuple[bool, dict[str, Any]]:
+    """Adds up one step.
+
+    Args:
+      state: after the step before; `{}` at first.
+      metrics: name -> number.
+
+    Returns:
+      Whether the budget is used up, and the state after this step.
+    """
+    spent = float(state.get('spent', 0.0)) + metrics.get(self.metric, 0.0)
+    return spent >= self.total, {'spent': spent}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AllOf:
   """Done when all conditions are, at the same step.
 

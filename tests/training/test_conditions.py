@@ -9,6 +9,7 @@ from selfimprove.training.conditions import (
   AllOf,
   MetricAtLeast,
   MetricAtMost,
+  TotalAtLeast,
   metric_names,
 )
 
@@ -92,3 +93,20 @@ def test_a_condition_names_the_metrics_that_it_reads():
   )
   assert metric_names(both) == {'a', 'b'}
   assert metric_names(None) == set()
+
+
+def test_a_budget_is_used_up_by_what_is_spent_over_all_steps():
+  condition = TotalAtLeast(metric='rollout/tokens', total=10)
+  state, done = {}, []
+  for spent in (4.0, 5.0, 1.0):
+    met, state = condition.update(state, {'rollout/tokens': spent})
+    state = json.loads(json.dumps(state))  # As a checkpoint holds it.
+    done.append(met)
+  assert done == [False, False, True]
+  # Steps without the metric spend nothing.
+  assert condition.update({'spent': 9.0}, {}) == (False, {'spent': 9.0})
+
+
+def test_a_budget_of_nothing_is_refused():
+  with pytest.raises(ValueError, match='is 0, so a stage would end'):
+    TotalAtLeast(metric='rollout/tokens', total=0)
