@@ -23,7 +23,9 @@ _TUNING_SEED = flags.DEFINE_integer(
   'tuning_seed', 1, 'Seed of the learning rates; not one of --seeds.'
 )
 _JOBS = flags.DEFINE_integer('jobs', 1, 'Processes.', lower_bound=1)
-_RESULTS = flags.DEFINE_string('results', 'results', 'Folder of ledger.json.')
+_RESULTS = flags.DEFINE_string(
+  'results', 'experiments/ledger/results', 'Folder of ledger.json.'
+)
 _TABLES = flags.DEFINE_string(
   'tables', 'docs/results.md', 'Page whose tables are renewed.'
 )
