@@ -156,7 +156,7 @@ ARMS = (
     name='dapo',
     algorithm='dapo',
     tasks=_D + _F + _M,
-    bindings=('base.Algorithm.derived = {}',),
+    bindings=('dense.OverlongPenalty.limit = 1000',),
   ),
   Arm(name='rloo', algorithm='rloo', tasks=_D + _F + _M),
   Arm(name='reinforce', algorithm='reinforce', tasks=_D),
