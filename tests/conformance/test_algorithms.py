@@ -294,7 +294,7 @@ def test_it_trains_from_the_command_line_and_goes_on(file, tmp_path):
     *commands.TINY_MODEL,
     *commands.bind(
       *built.task_bindings(file),
-      *([] if judges else ['GROUP_SIZE = 4']),
+      *(['GROUP_SIZE = 4'] if 'GROUP_SIZE' in _all_text(file) else []),
       *asked.values(),
     ),
     f'--workdir={tmp_path}',
