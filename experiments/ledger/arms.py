@@ -151,13 +151,7 @@ ARMS = (
   Arm(name='rft_stale', algorithm='rft', tasks=_D + _M, bindings=_STALE),
   Arm(name='nft', algorithm='nft', tasks=_D + _M),
   Arm(name='dr_grpo', algorithm='dr_grpo', tasks=_D + _M),
-  # Answers here are as long as the limit: none of them is to be overlong.
-  Arm(
-    name='dapo',
-    algorithm='dapo',
-    tasks=_D + _F + _M,
-    bindings=('dense.OverlongPenalty.limit = 1000',),
-  ),
+  Arm(name='dapo', algorithm='dapo', tasks=_D + _F + _M),
   Arm(name='rloo', algorithm='rloo', tasks=_D + _F + _M),
   Arm(name='reinforce', algorithm='reinforce', tasks=_D),
   Arm(name='gspo', algorithm='gspo', tasks=_D),
