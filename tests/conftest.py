@@ -15,6 +15,7 @@ _flags = (
   '--xla_force_host_platform_device_count=8',
   '--xla_backend_optimization_level=0',
   '--xla_llvm_disable_expensive_passes=true',
+  '--xla_cpu_use_fusion_emitters=false',  # A third less to compile.
 )
 if _flags[0] not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = ' '.join((os.environ.get('XLA_FLAGS', ''), *_flags))

@@ -19,6 +19,7 @@ class Task:
     prompts: per step.
     group: attempts per prompt.
     rates: learning rates that are tried on the tuning seed.
+    chosen_by: the field of a row by which the best of them is chosen.
     shared: gin lines of arms and base model.
   """
 
@@ -28,6 +29,7 @@ class Task:
   prompts: int
   group: int
   rates: tuple[float, ...]
+  chosen_by: str = 'accuracy'
   base: tuple[str, ...] = ()
   shared: tuple[str, ...] = ()
 
@@ -65,10 +67,12 @@ TASKS = {
     Task(
       name='decisions',
       base_steps=300,
-      budget=60_000,
+      budget=200_000,
       prompts=8,
       group=16,
       rates=(2e-3, 4e-3, 8e-3),
+      # All end near 100 %: what differs is how soon.
+      chosen_by='along',
     ),
     Task(
       name='facts',
@@ -76,7 +80,7 @@ TASKS = {
       budget=150_000,
       prompts=16,
       group=8,
-      rates=(5e-4, 1e-3, 2e-3),
+      rates=(5e-4, 1e-3, 2e-3, 4e-3),
     ),
     Task(
       name='many_answers',

@@ -112,12 +112,12 @@ def _perform(
 def _best(
   tried: Mapping[sweep.Job, work.Row],
 ) -> dict[tuple[str, str], float]:
-  """The learning rate of the highest accuracy, task by task and arm by arm."""
+  """The best learning rate, task by task and arm by arm."""
   best: dict[tuple[str, str], tuple[float, float]] = {}
   for job, row in tried.items():
     if job.rate is None:
       continue
-    found = (row['accuracy'], job.rate)
+    found = (row[arms.TASKS[job.task].chosen_by], job.rate)
     best[job.task, job.arm] = max(best.get((job.task, job.arm), found), found)
   return {key: rate for key, (_, rate) in best.items()}
 

@@ -110,17 +110,21 @@ def test_tokens_are_those_of_all_steps_and_of_what_was_thrown_away(tmp_path):
   assert found == {'tokens': 40, 'steps': 2, 'along': (30 * 1 + 10 * 0.2) / 40}
 
 
-def test_the_best_rate_is_that_of_the_highest_accuracy():
+@pytest.mark.parametrize(
+  ('task', 'field'), [('facts', 'accuracy'), ('decisions', 'along')]
+)
+def test_the_best_rate_is_the_highest_by_what_the_task_is_about(task, field):
   def job(arm, rate):
-    return sweep.Job(task='facts', arm=arm, seed=1, rate=rate)
+    return sweep.Job(task=task, arm=arm, seed=1, rate=rate)
 
+  (other,) = {'accuracy', 'along'} - {field}
   tried = {
-    job('a', 1e-3): row(accuracy=0.2),
-    job('a', 2e-3): row(accuracy=0.6),
-    job('a', 4e-3): row(accuracy=0.5),
-    job('b', 1e-3): row(accuracy=0.1),
+    job('a', 1e-3): row(**{field: 0.2, other: 0.7}),
+    job('a', 2e-3): row(**{field: 0.6, other: 0.1}),
+    job('a', 4e-3): row(**{field: 0.5, other: 0.9}),
+    job('b', 1e-3): row(**{field: 0.1, other: 0.1}),
   }
-  assert run._best(tried) == {('facts', 'a'): 2e-3, ('facts', 'b'): 1e-3}
+  assert run._best(tried) == {(task, 'a'): 2e-3, (task, 'b'): 1e-3}
 
 
 def test_new_rows_replace_the_old_ones_of_their_arm_alone():
