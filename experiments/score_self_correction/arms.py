@@ -15,8 +15,10 @@ from selfimprove.evaluation.report import write_json
 from selfimprove.evaluation.summary import summary_row
 from selfimprove.experiment import Experiment
 from selfimprove.trained import open_workdir
+from selfimprove.training.metrics import METRICS_FILE, TIMING_FILE, read_rows
 
 HERE = 'experiments/score_self_correction'
+SAMPLES = 8  # Of a problem, for pass@k.
 Row = Mapping[str, Any]
 
 
@@ -31,8 +33,9 @@ def score(
     bindings: gin lines that override the files.
 
   Returns:
-    A summary row per stage; `steps` and `seconds` count from the base model
-    on, and for the base model from nothing.
+    A summary row per stage, with tokens of attempts and pass@8 besides;
+    `steps`, `seconds` and `tokens` count from the base model on, and for the
+    base model from nothing.
   """
   folder = os.path.join(workdir, 'score')
   ends = _stage_ends(_train(f'{HERE}/run.gin', folder, seed, bindings))
@@ -47,8 +50,7 @@ def score(
         arm=arm,
         seed=seed,
         step=end,
-        steps=end - begin,
-        seconds=_seconds(folder, begin, end),
+        begin=begin,
       )
     )
   return rows
@@ -80,8 +82,7 @@ def baseline(
       arm=arm,
       seed=seed,
       step=steps,
-      steps=steps,
-      seconds=_seconds(folder, 0, steps),
+      begin=0,
     )
   ]
 
@@ -124,14 +125,13 @@ def _stage_ends(experiment: Experiment) -> list[int]:
   )
 
 
-def _seconds(folder: str, begin: int, end: int) -> float:
-  """Wall-clock seconds of the steps in (begin, end], compilation included."""
-  total = 0.0
-  with open(os.path.join(folder, 'timing.jsonl'), encoding='utf-8') as file:
-    for row in map(json.loads, file):
-      if begin < row['step'] <= end:
-        total += row['time/total']
-  return round(total, 1)
+def _total(folder: str, file: str, name: str, begin: int, end: int) -> float:
+  """The sum of what the steps in (begin, end] have logged under a name."""
+  return sum(
+    row[name]
+    for row in read_rows(os.path.join(folder, file))
+    if name in row and begin < row['step'] <= end
+  )
 
 
 def _measure(
@@ -140,18 +140,29 @@ def _measure(
   arm: str,
   seed: int,
   step: int,
-  steps: int,
-  seconds: float,
+  begin: int,
 ) -> Row:
-  """The row of one checkpoint on the test split, measured once."""
+  """The row of the steps in (begin, step] on the test split, measured once."""
   path = os.path.join(folder, f'{arm}.json')
   if os.path.exists(path):
     with open(path, encoding='utf-8') as file:
       return json.load(file)
   began = time.monotonic()
   trained = open_workdir(folder, step=step)
-  measured = evaluate(trained, split='test', samples=1, temperature=1.0)
-  row = summary_row(measured, arm=arm, seed=seed, steps=steps, seconds=seconds)
+  measured = evaluate(trained, split='test', samples=SAMPLES, temperature=1.0)
+  # Compilation included.
+  seconds = _total(folder, TIMING_FILE, 'time/total', begin, step)
+  row = {
+    **summary_row(
+      measured,
+      arm=arm,
+      seed=seed,
+      steps=step - begin,
+      seconds=round(seconds, 1),
+    ),
+    'tokens': int(_total(folder, METRICS_FILE, 'rollout/tokens', begin, step)),
+    f'pass_at_{SAMPLES}': measured[f'pass@{SAMPLES}'].value,
+  }
   write_json(path, row)
   print(
     f'{arm}, seed {seed}: acc@t1 {row["acc_t1"]:.1%}, acc@t2 '

@@ -23,7 +23,8 @@ def test_the_seconds_of_an_arm_are_those_of_its_steps(tmp_path):
   ]
   text = ''.join(json.dumps(row) + '\n' for row in rows)
   (tmp_path / 'timing.jsonl').write_text(text, encoding='utf-8')
-  assert arms._seconds(str(tmp_path), 2, 5) == 6.0
+  total = arms._total(str(tmp_path), 'timing.jsonl', 'time/total', 2, 5)
+  assert total == 6.0
 
 
 def _reaches(monkeypatch, step):
@@ -35,7 +36,6 @@ def _reaches(monkeypatch, step):
     return types.SimpleNamespace(step=step)
 
   monkeypatch.setattr(arms.train, 'start', start)
-  monkeypatch.setattr(arms, '_seconds', lambda *_: 0.0)
   return seen
 
 
@@ -83,7 +83,7 @@ def test_a_baseline_begins_at_the_end_of_the_warm_start(scored, monkeypatch):
   run()
   ((experiment, _),) = seen
   assert pathlib.Path(experiment.init_from).name == '30'
-  assert (measured[0]['step'], measured[0]['steps']) == (275, 275)
+  assert (measured[0]['step'], measured[0]['begin']) == (275, 0)
 
 
 def test_an_interrupted_baseline_is_not_measured(scored, monkeypatch):
