@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Int
 
+from selfimprove.data.problems import check_seed
 from selfimprove.data.rows import Row
 from selfimprove.types import Prompts, Text
 
@@ -231,8 +232,7 @@ class PromptStream:
         'a batch holds at least one prompt and touches two epochs at most; '
         f'choose 1 to {len(table)}, or give the task more problems.'
       )
-    if not 0 <= seed < 2**64:
-      raise ValueError(f'seed={seed} is outside [0, 2**64); choose another.')
+    check_seed(seed)
     self.table = table
     self.prompts_per_step = prompts_per_step
     self.seed = seed

@@ -44,8 +44,7 @@ def uniforms(
   Raises:
     ValueError: a number is out of range.
   """
-  if not 0 <= seed < 2**64:
-    raise ValueError(f'seed={seed} is outside [0, 2**64); choose another.')
+  check_seed(seed)
   if rows < 1 or columns < 1:
     raise ValueError(
       f'{rows} rows of {columns} numbers are no draw; choose at least 1 of '
@@ -57,6 +56,19 @@ def uniforms(
   )
   words = source.random_raw(rows * columns).reshape(rows, columns)
   return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def check_seed(seed: int) -> None:
+  """Refuses a seed that is no 64-bit word.
+
+  Args:
+    seed: to be in [0, 2**64).
+
+  Raises:
+    ValueError: it is outside.
+  """
+  if not 0 <= seed < 2**64:
+    raise ValueError(f'seed={seed} is outside [0, 2**64); choose another.')
 
 
 def check_shares(**shares: float) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+Problem = TypeVar('Problem')
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -42,3 +46,34 @@ def split_of(text: str, *, held_out: float) -> str:
   if share < held_out:
     return 'validation'
   return 'test' if share < 2 * held_out else 'train'
+
+
+def divided(
+  problems: Iterable[Problem],
+  *,
+  text_of: Callable[[Problem], str],
+  held_out: float,
+) -> dict[str, list[Problem]]:
+  """Drawn problems by split; those held out are all different.
+
+  Args:
+    problems: in the order of the draw; some may come repeatedly.
+    text_of: the text of a problem, which decides its split.
+    held_out: the share of validation, and again of test; in (0, 0.5).
+
+  Returns:
+    The problems of each of `SPLITS`, in their order.
+
+  Raises:
+    ValueError: `held_out` is outside (0, 0.5).
+  """
+  parts: dict[str, list[Problem]] = {split: [] for split in SPLITS}
+  held = set[str]()
+  for problem in problems:
+    text = text_of(problem)
+    split = split_of(text, held_out=held_out)
+    if split != 'train' and text in held:
+      continue
+    held.add(text)
+    parts[split].append(problem)
+  return parts

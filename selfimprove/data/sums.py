@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 
+from selfimprove.data.problems import check_seed, check_shares
+
 
 def answer_to(prompt: str) -> str:
   """The answer to a prompt, then its working: digits without spaces.
@@ -52,12 +54,10 @@ def draw(
   """
   if operands < 2:
     raise ValueError(f'operands={operands} add up nothing; choose at least 2.')
-  if not 0 <= seed < 2**64:
-    raise ValueError(f'seed={seed} is outside [0, 2**64); choose another.')
+  check_seed(seed)
   if problems < 1:
     raise ValueError(f'problems={problems} is no problem; choose at least 1.')
-  if not 0 <= zeros <= 1:
-    raise ValueError(f'zeros={zeros} is no probability; choose one in [0, 1].')
+  check_shares(zeros=zeros)
   # The counter keeps these words apart from those that order the epochs.
   source = np.random.Philox(
     key=np.asarray([seed, operands], np.uint64), counter=1 << 192

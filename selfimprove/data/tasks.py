@@ -16,7 +16,7 @@ from jaxtyping import Int
 from selfimprove.data import rows, sums, vocabularies
 from selfimprove.data.examples import FIELDS_JSON
 from selfimprove.data.json_lines import Fields, Files
-from selfimprove.data.splits import SPLITS, split_of
+from selfimprove.data.splits import SPLITS, divided, split_of
 from selfimprove.data.tensorflow_host import seqio, tf
 from selfimprove.data.text_task import TextTask
 
@@ -58,14 +58,11 @@ def answer_first(
   drawn = sums.draw(
     operands=operands, problems=problems, zeros=zeros, seed=seed
   )
-  records: dict[str, list[dict[str, str]]] = {split: [] for split in SPLITS}
-  held = set[str]()
-  for prompt in drawn:
-    split = split_of(prompt, held_out=held_out)
-    if split != 'train' and prompt in held:
-      continue
-    held.add(prompt)
-    records[split].append({'prompt': prompt, 'answer': sums.answer_to(prompt)})
+  parts = divided(drawn, text_of=str, held_out=held_out)
+  records = {
+    split: [{'prompt': p, 'answer': sums.answer_to(p)} for p in prompts]
+    for split, prompts in parts.items()
+  }
   return TextTask(
     name='answer_first',
     provider=provider_of(
@@ -121,9 +118,8 @@ def jsonl(
     FileNotFoundError: a file is not there.
   """
   named = {'train': train, 'validation': validation, 'test': test}
-  split_of(
-    '', held_out=held_out
-  )  # Refuses the share now, not at the first row.
+  # Refuses the share now, not at the first row.
+  split_of('', held_out=held_out)
   files = Files(
     paths={k: _path(v, split=k) for k, v in named.items() if v is not None},
     check=functools.partial(

@@ -15,7 +15,7 @@ from selfimprove.data import facts as _facts
 from selfimprove.data import many_answers as _many_answers
 from selfimprove.data import tasks, vocabularies
 from selfimprove.data.problems import Problem
-from selfimprove.data.splits import SPLITS, split_of
+from selfimprove.data.splits import SPLITS, divided
 from selfimprove.data.text_task import TextTask
 
 Rows = Callable[[Problem], list[dict[str, str]]]
@@ -165,14 +165,11 @@ def _task(
   rows: Rows,
 ) -> TextTask:
   """The task of drawn problems; held-out ones are all different."""
-  records: dict[str, list[dict[str, str]]] = {split: [] for split in SPLITS}
-  held = set[str]()
-  for problem in drawn:
-    split = split_of(problem.prompt, held_out=held_out)
-    if split != 'train' and problem.prompt in held:
-      continue
-    held.add(problem.prompt)
-    records[split].extend(rows(problem))
+  parts = divided(drawn, text_of=lambda p: p.prompt, held_out=held_out)
+  records = {
+    split: [row for problem in problems for row in rows(problem)]
+    for split, problems in parts.items()
+  }
   every = [record for part in records.values() for record in part]
   return TextTask(
     name=name,
