@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from selfimprove import types
+from selfimprove.rewards.attempts import attempt_ids, reference_ids
 from selfimprove.types import Prompts, Rollout
 
 
@@ -32,11 +33,11 @@ class PrefixMatch:
     Raises:
       ValueError: the rollout does not have `group_size` rows per prompt.
     """
-    answer, mask = _references(rollout, prompts)
+    answer, mask = reference_ids(rollout, prompts)
     length = mask.sum(axis=1)[:, None]
     verdicts = []
     for turn in range(len(rollout.spans)):
-      tokens, written, place = _attempt(rollout, turn)
+      tokens, written, place = attempt_ids(rollout, turn)
       first = written & (place < length)
       at = jnp.clip(place, 0, answer.shape[1] - 1)
       agree = tokens == jnp.take_along_axis(answer, at, axis=1)
@@ -65,7 +66,7 @@ class SameSum:
     self, rollout: Rollout, prompts: Prompts
   ) -> Float[Array, 'b turns']:
     """Returns the verdicts; arguments and errors as for `PrefixMatch`."""
-    answer, mask = _references(rollout, prompts)
+    answer, mask = reference_ids(rollout, prompts)
     count = self.symbols.shape[0]
     length = mask.sum(axis=1)
     value, known = self._values(answer)
@@ -73,7 +74,7 @@ class SameSum:
     total = jnp.where(mask, value, 0).sum(axis=1)
     verdicts = []
     for turn in range(len(rollout.spans)):
-      tokens, written, place = _attempt(rollout, turn)
+      tokens, written, place = attempt_ids(rollout, turn)
       value, known = self._values(tokens)
       content = written & (place < length[:, None])
       # With its EOS it is one token longer.
@@ -90,32 +91,3 @@ class SameSum:
     """Values of tokens, and whether they have one."""
     same = tokens[:, :, None] == self.symbols[None, None, :]
     return jnp.argmax(same, axis=2), same.any(axis=2)
-
-
-def _references(
-  rollout: Rollout, prompts: Prompts
-) -> tuple[Int[Array, 'b a'], Bool[Array, 'b a']]:
-  """Answers and their masks, row by row."""
-  rows, group = rollout.tokens.shape[0], rollout.group_size
-  if rows != prompts.answer.shape[0] * group:
-    raise ValueError(
-      f'The rollout has {rows} rows for {prompts.answer.shape[0]} prompts of '
-      f'group_size {group}; give the prompts it was made from.'
-    )
-  return (
-    jnp.repeat(prompts.answer, group, axis=0),
-    jnp.repeat(prompts.answer_mask, group, axis=0),
-  )
-
-
-def _attempt(
-  rollout: Rollout, turn: int
-) -> tuple[Int[Array, 'b n'], Bool[Array, 'b n'], Int[Array, 'b n']]:
-  """Slots of an attempt: tokens, whether written, and which in the order."""
-  first, end = rollout.spans[turn]
-  written = rollout.turn[:, first:end] == turn
-  return (
-    rollout.tokens[:, first:end],
-    written,
-    jnp.cumsum(written, axis=1) - 1,
-  )

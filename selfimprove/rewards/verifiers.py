@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from selfimprove import types
 from selfimprove.rewards import pool as pools
+from selfimprove.rewards.attempts import attempt_ids, reference_ids
 from selfimprove.types import Prompts, Rollout
 
 _log = logging.getLogger(__name__)
@@ -50,19 +51,10 @@ class ExactMatch:
     Raises:
       ValueError: the rollout does not have `group_size` rows per prompt.
     """
-    rows, group = rollout.tokens.shape[0], rollout.group_size
-    if rows != prompts.answer.shape[0] * group:
-      raise ValueError(
-        f'The rollout has {rows} rows for {prompts.answer.shape[0]} prompts; '
-        f'with group_size {group} it must have '
-        f'{prompts.answer.shape[0] * group}. Give the prompts it was made from.'
-      )
-    answer = jnp.repeat(prompts.answer, group, axis=0)
-    answer_mask = jnp.repeat(prompts.answer_mask, group, axis=0)
+    answer, answer_mask = reference_ids(rollout, prompts)
     verdicts = []
-    for turn, (first, end) in enumerate(rollout.spans):
-      written = rollout.turn[:, first:end] == turn
-      tokens = rollout.tokens[:, first:end]
+    for turn in range(len(rollout.spans)):
+      tokens, written, _ = attempt_ids(rollout, turn)
       content = written & ~_final_eos(tokens, written, self.eos_ids)
       verdicts.append(_same_ids(tokens, content, answer, answer_mask))
     right = jnp.stack(verdicts, axis=1) & rollout.finished
