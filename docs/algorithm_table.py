@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from selfimprove import configuration
@@ -18,46 +19,60 @@ HEADER = (
   '| file | rollout | rewards | samples kept | credit | terms | source |\n'
   '|---|---|---|---|---|---|---|\n'
 )
-# What an algorithm may ask for besides model and task.
+BASE = ('gin_configs/base.gin', 'gin_configs/models/tiny.gin')
+# What an algorithm may ask for besides model and task; given if it does.
 ASKED = {
-  'STEPS': 'STEPS = 1',
+  'STEPS': 'STEPS = 2',
   'INSTRUCTION': "INSTRUCTION = '?'",
   'HINT_OPENING': "HINT_OPENING = '?'",
   'HINT_CLOSING': "HINT_CLOSING = '='",
 }
+# Of no problem anything is said here: few are drawn, and what learns from
+# judgements gets a file that is not read.
+_FEW = {
+  'gin_configs/tasks/answer_first.gin': 'tasks.answer_first.problems = 512'
+}
+_FILE = {'TRAIN_FILE': f"TRAIN_FILE = '{PAGE}'"}
 
 
-def algorithm_files() -> list[pathlib.Path]:
-  """The algorithms that come with the project, by name."""
-  return sorted((ROOT / 'gin_configs' / 'algorithms').glob('*.gin'))
+def algorithm_files() -> list[str]:
+  """The algorithms that come with the project, by their paths from the root."""
+  found = sorted((ROOT / 'gin_configs' / 'algorithms').glob('*.gin'))
+  return [str(path.relative_to(ROOT)) for path in found]
 
 
-def build(file: pathlib.Path) -> Experiment:
-  """The experiment of an algorithm file on its task and the default model."""
-  text, parents = '', [file]
-  while parents:
-    text += parents[0].read_text(encoding='utf-8')
-    parents = [ROOT / name for name in re.findall(r"include '(.*?)'", text)]
-    parents = [path for path in parents if path.read_text() not in text]
-  asked = [
-    line for name, line in ASKED.items() if re.search(rf'%{name}\b', text)
-  ]
-  if 'STAGE_ONE_STEPS' not in text:
-    asked.append(ASKED['STEPS'])
-  # What learns from judgements names its task; nothing of it is read here.
-  task = re.search(r'\((tasks/\w+\.gin)\)', text)
-  if task is not None:
-    asked.append(f"TRAIN_FILE = '{PAGE}'")
-  return configuration.build(
-    Experiment,
-    files=[
-      'gin_configs/base.gin',
-      'gin_configs/models/tiny.gin',
-      f'gin_configs/{task[1] if task else "tasks/answer_first.gin"}',
-      str(file),
-    ],
-    bindings=asked,
-  )
+def task_of(file: str) -> str:
+  """The task that the header of an algorithm asks for, or the default one."""
+  text = (ROOT / file).read_text(encoding='utf-8')
+  found = re.search(r'\((tasks/\w+\.gin)\)', text)
+  return f'gin_configs/{found[1] if found else "tasks/answer_first.gin"}'
+
+
+def build(file: str, *bindings: str, asked: Mapping[str, str]) -> Experiment:
+  """The experiment of an algorithm file on its task and the default model.
+
+  Args:
+    file: path from the root.
+    bindings: gin lines that are given in any case.
+    asked: gin lines by what asks for them, given if that is missing.
+
+  Returns:
+    The experiment.
+
+  Raises:
+    ConfigError: something else is missing or wrong.
+  """
+  given, left = [*bindings], dict(asked)
+  while True:
+    try:
+      return configuration.build(
+        Experiment, files=[*BASE, task_of(file), file], bindings=given
+      )
+    except configuration.ConfigError as error:
+      name = next((n for n in left if n in str(error)), None)
+      if name is None:
+        raise
+      given.append(left.pop(name))
 
 
 def table() -> str:
@@ -65,9 +80,10 @@ def table() -> str:
   return HEADER + ''.join(map(_row, algorithm_files()))
 
 
-def _row(file: pathlib.Path) -> str:
-  stage = build(file).stages[0]
-  cells = [f'`{file.stem}`', *_cells(stage), _source(file)]
+def _row(file: str) -> str:
+  few = [line for task, line in _FEW.items() if task == task_of(file)]
+  stage = build(file, *few, asked=ASKED | _FILE).stages[0]
+  cells = [f'`{pathlib.Path(file).stem}`', *_cells(stage), _source(file)]
   return f'| {" | ".join(cells)} |\n'
 
 
@@ -103,9 +119,9 @@ def _name(filler: Any) -> str:
   return f'`{type(filler).__name__}{arguments}`'
 
 
-def _source(file: pathlib.Path) -> str:
+def _source(file: str) -> str:
   """What the header of a file says that it is from."""
-  text = file.read_text(encoding='utf-8')
+  text = (ROOT / file).read_text(encoding='utf-8')
   found = re.search(r'# Source:(.*?)\n# Differs:', text, re.DOTALL)
   if found is None:
     raise ValueError(f'{file} has no `Source:` in its header; name it.')
