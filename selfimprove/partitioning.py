@@ -132,6 +132,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def row_shards(mesh: Mesh) -> int:
+  """How many parts `rows` makes of an array.
+
+  Args:
+    mesh: where the array lives.
+
+  Returns:
+    The number of devices along the batch.
+
+  >>> row_shards(make_mesh(data=2, fsdp=2, model=2))
+  4
+  """
+  return mesh.shape['data'] * mesh.shape['fsdp']
+
+
 def rows(mesh: Mesh) -> NamedSharding:
   """The sharding that splits the first axis of a batch over `mesh`."""
   return NamedSharding(mesh, PartitionSpec(RULES['batch']))

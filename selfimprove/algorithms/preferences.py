@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from selfimprove import types
-from selfimprove.ops import preferences
+from selfimprove.ops import masks, preferences
 from selfimprove.rewards.labels import best_and_worst
 from selfimprove.types import Experience, Rollout, Scores
 
@@ -87,9 +87,8 @@ def at_last_token(
   Returns:
     One value per row; 0 for a row without such a token.
   """
-  rank = jnp.cumsum(rollout.loss_mask, axis=1)
-  last = rollout.loss_mask & (rank == rank[:, -1:])
-  return jnp.sum(jnp.where(last, values, 0), axis=1)
+  turn = jnp.where(rollout.loss_mask, 0, -1)
+  return masks.take_at_ends(values, turn, turns=1)[:, 0]
 
 
 def _of_pairs(

@@ -80,7 +80,7 @@ def make_collect(
   Returns:
     (networks, key) -> attempts.
   """
-  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  shards = partitioning.row_shards(mesh)
   batch_size = -(-min(batch_size, len(table)) // shards) * shards
   # The rollout is an operand, so that equal shapes share a program.
   sample = jax.jit(

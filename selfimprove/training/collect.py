@@ -32,6 +32,18 @@ class Buffer:
   count: Int[Array, '']
 
 
+def retry_of(algorithm: Algorithm) -> Any:
+  """How an algorithm samples its failed groups again.
+
+  Args:
+    algorithm: it need not collect.
+
+  Returns:
+    Its `base.Retry`; None if it has none.
+  """
+  return algorithm.collect and algorithm.collect.retry
+
+
 def abstract_buffer(
   policy: Policy,
   algorithm: Algorithm,
@@ -217,7 +229,7 @@ def merge(
   """
   size = first[0].group_size
   rows = (groups[:, None] * size + jnp.arange(size)[None, :]).reshape(-1)
-  retry: Any = algorithm.collect and algorithm.collect.retry
+  retry = retry_of(algorithm)
   before = jnp.take(first[1], rows, axis=0, mode='clip')
   chosen = retry.merge(before, second[1])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from selfimprove import partitioning
 from selfimprove.algorithms.base import Algorithm, HostReward
 from selfimprove.training import collect
 from selfimprove.training import step as steps
@@ -124,7 +124,7 @@ class _Round:
       'reward': float(jnp.mean(judged[1][:, -1])),
       'retried': 0.0,
     }
-    if _settings(made).retry is not None:
+    if collect.retry_of(made.algorithm) is not None:
       judged, found = self._tried_again(state, prompts, judged, timers)
       counts = _add(counts, found)
     with timers.phase('collect', variant=made.stage.name):
@@ -153,7 +153,8 @@ class _Round:
     timers: PhaseTimers,
   ) -> tuple[_Judged, dict[str, float]]:
     """The batch with second tries in place of failed groups."""
-    retry, group = _settings(self._made).retry, judged[0].group_size
+    retry = collect.retry_of(self._made.algorithm)
+    group = judged[0].group_size
     where = collect.failed(
       judged[1], group_size=group, threshold=retry.threshold
     )
@@ -161,7 +162,7 @@ class _Round:
     if not failed.size:
       return judged, {}
     total = prompts.tokens.shape[0]
-    room = _room(len(failed), total, self._shards())
+    room = _room(len(failed), total, partitioning.row_shards(self._made.mesh))
     # Places that are too many sample the first failed prompt once more, and
     # replace nothing.
     rows = np.full(room, failed[0])
@@ -180,10 +181,6 @@ class _Round:
       'retry_reward': float(last[real].sum() / group),
       'tokens': float(np.asarray(second[0].loss_mask)[real].sum()),
     }
-
-  def _shards(self) -> int:
-    shape = self._made.mesh.shape
-    return shape['data'] * shape['fsdp']
 
 
 def _add(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
@@ -207,7 +204,7 @@ def _retry(
 ) -> Rollout:
   """Second tries, with randomness of their own."""
   key = jax.random.fold_in(stream_key(state.seed, 'retry'), state.step)
-  retry: Any = algorithm.collect and algorithm.collect.retry
+  retry = collect.retry_of(algorithm)
   return retry.rollout(models.policy, state.params, prompts, key)
 
 
@@ -226,6 +223,5 @@ def _put(
 ) -> tuple[TrainState, Array]:
   """The state with the groups that teach, its prompts consumed."""
   keep = collect.teaches(algorithm, rollout, rewards)
-  prompts = jnp.int32(keep.shape[0])
-  state = dataclasses.replace(state, position=state.position + prompts)
+  state = steps.consume(state, keep.shape[0])
   return collect.put(state, rollout, rewards, keep), jnp.sum(keep)

@@ -103,7 +103,7 @@ def build(made: Build) -> StepFn:
 
 
 def _check_divides(stage: Stage, mesh: Mesh) -> None:
-  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  shards = partitioning.row_shards(mesh)
   part = stage.prompts_per_step // (stage.microbatches * stage.minibatches)
   if part % shards:
     raise ValueError(

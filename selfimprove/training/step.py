@@ -133,7 +133,7 @@ def step(
   rollout = sample(models, algorithm, state, prompts)
   verify: Any = algorithm.reward  # `programs` takes rewards on the host apart.
   rewards = verify(rollout, prompts)
-  state = consume(state, prompts)
+  state = consume(state, prompts.tokens.shape[0])
   return learn(
     models, optimizers, algorithm, state, rollout, rewards, plan=plan
   )
@@ -165,24 +165,24 @@ def consume_and_learn(
   Returns:
     What `learn` returns.
   """
-  state = consume(state, prompts)
+  state = consume(state, prompts.tokens.shape[0])
   return learn(
     models, optimizers, algorithm, state, rollout, rewards, plan=plan
   )
 
 
-def consume(state: TrainState, prompts: Prompts) -> TrainState:
-  """The state after a batch of prompts was drawn.
+def consume(state: TrainState, count: int) -> TrainState:
+  """The state after prompts were drawn.
 
   Args:
     state: before.
-    prompts: the batch.
+    count: of prompts.
 
   Returns:
     The state with its data position moved on.
   """
-  count = jnp.int32(prompts.tokens.shape[0])
-  return dataclasses.replace(state, position=state.position + count)
+  moved = state.position + jnp.int32(count)
+  return dataclasses.replace(state, position=moved)
 
 
 def trained(state: TrainState, optimizers: Optimizers) -> dict[str, Params]:
@@ -295,23 +295,29 @@ def _update(
   )
   metrics, changes = dict(losses), dict[str, Any]()
   if optimizers.policy is not None:
-    updates, opt_state = optimizers.policy.update(
-      grads['policy'], state.opt_state, state.params
+    changes['params'], changes['opt_state'] = _stepped(
+      optimizers.policy, grads['policy'], state.opt_state, state.params
     )
     metrics['grad/norm'] = optax.tree.norm(grads['policy'])
-    changes |= {
-      'params': optax.apply_updates(state.params, updates),
-      'opt_state': opt_state,
-    }
   if optimizers.critic is not None:
-    updates, opt_state = optimizers.critic.update(
-      grads['critic'], state.critic_opt_state, state.critic_params
+    changes['critic_params'], changes['critic_opt_state'] = _stepped(
+      optimizers.critic,
+      grads['critic'],
+      state.critic_opt_state,
+      state.critic_params,
     )
     metrics['grad/critic_norm'] = optax.tree.norm(grads['critic'])
-    changes |= {
-      'critic_params': optax.apply_updates(state.critic_params, updates),
-      'critic_opt_state': opt_state,
-    }
   terms = {name: losses[f'loss/{name}'] for name in algorithm.terms}
   state = dataclasses.replace(state, **changes)
   return state, metrics, finite_codes(terms, grads)
+
+
+def _stepped(
+  optimizer: optax.GradientTransformation,
+  grads: Params,
+  opt_state: Any,
+  params: Params,
+) -> tuple[Params, Any]:
+  """Parameters and optimizer state after one step."""
+  updates, opt_state = optimizer.update(grads, opt_state, params)
+  return optax.apply_updates(params, updates), opt_state
