@@ -238,10 +238,11 @@ class Policy(NamedTuple):
 
   Attributes:
     init: (key) -> params.
-    apply: (params, tokens i32[b n], positions i32[b n], cache or None) ->
-      (hidden f[b n d], cache). The tokens see the cache and, causally, each
-      other; empty slots (position -1) are seen by nobody. Without a cache the
-      result is one whose own part holds exactly these tokens.
+    apply: (params, tokens i32[b n], positions i32[b n], cache or None,
+      segments i32[b n] or None) -> (hidden f[b n d], cache). The tokens see
+      the cache and, causally, each other, of other segments none; empty slots
+      (position -1) are seen by nobody. Without a cache the result is one whose
+      own part holds exactly these tokens.
     unembed: (params, hidden f[... d]) -> logits f32[... v].
     fork: (cache, group_size, slots) -> cache in which all that was own is
       shared by `group_size` rows each, with room for `slots` own tokens; 0

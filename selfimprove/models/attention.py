@@ -24,11 +24,14 @@ class KeyValue:
     keys: rotated keys.
     values: values.
     positions: position of each slot, -1 where it is empty.
+    segments: which of the texts that a row is packed with a slot belongs to;
+      None where all that a row reads is its own.
   """
 
   keys: Float[Array, 'r kv s k']
   values: Float[Array, 'r kv s k']
   positions: Int[Array, 'r s']
+  segments: Int[Array, 'r s'] | None = None
 
 
 def rotate(
@@ -63,6 +66,7 @@ def attend(
   *,
   window: Int[Array, ''] | int | None,
   soft_cap: float | None,
+  segments: Int[Array, 'b n'] | None = None,
 ) -> Float[Array, 'b n h k']:
   """Softmax attention of each query over all parts of the cache.
 
@@ -76,6 +80,8 @@ def attend(
     parts: keys and values; a slot is seen if it is not empty and not later.
     window: number of latest positions seen, the query's own included.
     soft_cap: c in c * tanh(logit / c).
+    segments: text of each query; of a part with segments, the slots of the
+      same text are seen.
 
   Returns:
     The mix of values for each query head; arbitrary in empty slots.
@@ -86,7 +92,7 @@ def attend(
   Source: softmax merged over parts as in arXiv 2205.14135, section 3.1.
   """
   partial = [
-    _attend_part(query, query_positions, part, window, soft_cap)
+    _attend_part(query, query_positions, part, window, soft_cap, segments)
     for part in parts
   ]
   tops, sums, mixes = zip(*partial, strict=True)
@@ -105,6 +111,7 @@ def _attend_part(
   part: KeyValue,
   window: Int[Array, ''] | int | None,
   soft_cap: float | None,
+  segments: Int[Array, 'b n'] | None,
 ) -> tuple[
   Float[Array, 'b n h'], Float[Array, 'b n h'], Float[Array, 'b n h k']
 ]:
@@ -129,6 +136,9 @@ def _attend_part(
   seen = _visible(
     query_positions.reshape(rows, group * length), part.positions, window
   )
+  if segments is not None and part.segments is not None:
+    mine = segments.reshape(rows, group * length)
+    seen &= mine[:, :, None] == part.segments[:, None, :]
   logits = logits.reshape(rows, kv_heads, share, group * length, -1)
   logits = jnp.where(seen[:, None, None], logits, _UNSEEN)
   top = jax.lax.stop_gradient(jnp.max(logits, axis=-1))

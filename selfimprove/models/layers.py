@@ -102,6 +102,7 @@ class Attention(nn.Module):
     shared: Sequence[KeyValue],
     own: KeyValue | None,
     index: Int[Array, ''] | int,
+    segments: Int[Array, 'b n'] | None,
   ) -> tuple[Float[Array, 'b n d'], KeyValue]:
     """Returns the mix of values, and `own` with these tokens appended."""
     config = self.config
@@ -118,6 +119,7 @@ class Attention(nn.Module):
       keys=rotate(keys, positions, frequencies).transpose(0, 2, 1, 3),
       values=values.transpose(0, 2, 1, 3),
       positions=positions,
+      segments=segments,
     )
     own = fresh if own is None else _append(own, fresh, index)
     mixed = attend(
@@ -126,6 +128,7 @@ class Attention(nn.Module):
       (*shared, own),
       window=window,
       soft_cap=config.attention_soft_cap,
+      segments=segments,
     )
     names = ('heads', 'head_size', 'embed')
     shape = (config.num_heads, k, d)
@@ -187,13 +190,14 @@ class Block(nn.Module):
     shared: Sequence[KeyValue],
     own: KeyValue | None,
     index: Int[Array, ''] | int,
+    segments: Int[Array, 'b n'] | None,
   ) -> tuple[Float[Array, 'b n d'], KeyValue]:
     """Returns the residual stream behind the block, and its own cache."""
     config = self.config
     x = partitioning.constrain(x, 'batch', None, None)
     normed = RMSNorm(config, name='pre_attention_norm')(x)
     mixed, own = Attention(config, name='attention')(
-      normed, positions, frequencies, window, shared, own, index
+      normed, positions, frequencies, window, shared, own, index, segments
     )
     if config.post_norms:
       mixed = RMSNorm(config, name='post_attention_norm')(mixed)

@@ -67,7 +67,9 @@ def _init_boxed(config: TransformerConfig, key: jax.Array) -> Params:
 
   def init_layer(k: jax.Array) -> Params:
     block = Block(config)
-    return block.init(k, x, position, frequencies, None, (), None, 0)['params']
+    return block.init(k, x, position, frequencies, None, (), None, 0, None)[
+      'params'
+    ]
 
   stored = jnp.dtype(config.param_dtype)
   shape = (config.vocab_size, config.embed_dim)
@@ -112,9 +114,15 @@ def _apply(
   tokens: Int[Array, 'b n'],
   positions: Int[Array, 'b n'],
   cache: Cache | None = None,
+  segments: Int[Array, 'b n'] | None = None,
 ) -> tuple[Float[Array, 'b n d'], Cache]:
   if cache is None:
     cache = Cache(shared=(), own=None, index=0)
+  if segments is not None and cache.own is not None:
+    raise ValueError(
+      'A cache that is appended to does not know about segments; fork it with '
+      'slots=0 to read packed rows.'
+    )
   if not config.scan_layers:
     params = _unstack_params(config, params)
   table = params['embedder']['table']
@@ -122,7 +130,7 @@ def _apply(
   x = x * jnp.asarray(config.embed_scale, x.dtype)
   parts = (params['layers'], cache.own, *cache.shared)
   run = _run_loop if any(isinstance(p, tuple) for p in parts) else _run_scan
-  x, own = run(config, params['layers'], x, positions, cache)
+  x, own = run(config, params['layers'], x, positions, cache, segments)
   norm: Any = RMSNorm(config).apply
   x = norm({'params': params['final_norm']}, x)
   index = cache.index + tokens.shape[1]
@@ -146,6 +154,7 @@ def _run_scan(
   x: Array,
   positions: Array,
   cache: Cache,
+  segments: Array | None,
 ) -> tuple[Array, Any]:
   """All layers as one scan over the stacked parameters."""
   run = _run_block(config)
@@ -153,7 +162,15 @@ def _run_scan(
   def step(x: Array, layer: Any) -> tuple[Array, KeyValue]:
     params, frequencies, window, shared, own = layer
     return run(
-      params, x, positions, frequencies, window, shared, own, cache.index
+      params,
+      x,
+      positions,
+      frequencies,
+      window,
+      shared,
+      own,
+      cache.index,
+      segments,
     )
 
   windows = _windows(config)
@@ -167,6 +184,7 @@ def _run_loop(
   x: Array,
   positions: Array,
   cache: Cache,
+  segments: Array | None,
 ) -> tuple[Array, Any]:
   """All layers one after the other: no slicing of stacked arrays per call."""
   run, frequencies = _run_block(config), _frequencies(config)
@@ -182,6 +200,7 @@ def _run_loop(
       shared,
       _layer(cache.own, i),
       cache.index,
+      segments,
     )
     own.append(own_i)
   return x, tuple(own)

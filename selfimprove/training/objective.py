@@ -54,6 +54,7 @@ def value_and_grad(
   samples: Credited,
   *,
   microbatches: int,
+  packed_rows: int = 0,
 ) -> tuple[Metrics, dict[str, Params]]:
   """Loss metrics and the gradient of the loss, exact for any micro-batching.
 
@@ -68,6 +69,8 @@ def value_and_grad(
     ref_params: the reference policy.
     samples: the batch; its prompts are divided over the micro-batches.
     microbatches: how many; divides the number of prompts.
+    packed_rows: rows into which the samples of a group are packed while the
+      networks read them; 0 for a row each.
 
   Returns:
     Metrics `loss/total` and `loss/<term>`, and the gradient.
@@ -82,7 +85,13 @@ def value_and_grad(
   def loss(
     params: Mapping[str, Params], part: Credited
   ) -> tuple[Array, Metrics]:
-    return _loss(models, algorithm, params, ref_params, part, counts)
+    scores = _scores(
+      models, algorithm, params, ref_params, part.rollout, packed_rows
+    )
+    total, metrics = _loss(algorithm, part, scores, counts)
+    if 'policy' in params:
+      metrics |= _of_policy(part.rollout, scores)
+    return total, metrics
 
   differentiate = jax.value_and_grad(loss, has_aux=True)
   if microbatches == 1:
@@ -130,15 +139,12 @@ def _mask(term: Term, rollout: Rollout) -> Array:
 
 
 def _loss(
-  models: Models,
   algorithm: Algorithm,
-  params: Mapping[str, Params],
-  ref_params: Params,
   samples: Credited,
+  scores: Scores,
   counts: Mapping[str, Array],
 ) -> tuple[Array, Metrics]:
   """This micro-batch's share of the loss, and its metrics as estimates."""
-  scores = _scores(models, algorithm, params, ref_params, samples.rollout)
   streams = dict(samples.streams)
   if 'old_logprobs' in algorithm.needs and 'old_logprobs' not in streams:
     # With one update a batch, the policy before the update is the policy.
@@ -158,8 +164,6 @@ def _loss(
     for turn, estimate in enumerate(by_turn):
       metrics[f'loss/{name}_t{turn + 1}'] = estimate
   metrics['loss/total'] = total
-  if 'policy' in params:
-    metrics |= _of_policy(samples.rollout, scores)
   return total, metrics
 
 
@@ -169,6 +173,7 @@ def _scores(
   params: Mapping[str, Params],
   ref_params: Params,
   rollout: Rollout,
+  packed_rows: int,
 ) -> Scores:
   """What the networks that are trained say about the tokens."""
   if 'policy' in params:
@@ -178,6 +183,7 @@ def _scores(
       rollout,
       needs=algorithm.needs,
       ref_params=ref_params,
+      packed_rows=packed_rows,
     )
   else:
     # A term that reads them all the same is not finite, and is named.
@@ -185,7 +191,9 @@ def _scores(
     scores = Scores(logprobs=unread, streams={})
   if 'values' not in algorithm.needs or 'critic' not in params:
     return scores
-  found = values(models.critic, params['critic'], rollout)
+  found = values(
+    models.critic, params['critic'], rollout, packed_rows=packed_rows
+  )
   return dataclasses.replace(
     scores, streams={**scores.streams, 'values': found}
   )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from selfimprove.ops import divergences, logprobs
+from selfimprove.training import packing
 from selfimprove.types import Critic, Params, Policy, Rollout, Scores
 
 CHUNK_SIZE = 1024
@@ -23,6 +25,7 @@ def score(
   needs: Sequence[str] = (),
   ref_params: Params | None = None,
   chunk_size: int = CHUNK_SIZE,
+  packed_rows: int = 0,
 ) -> Scores:
   """Log-probabilities of a rollout's tokens, and what else is needed.
 
@@ -39,14 +42,19 @@ def score(
       function, the others are left to others.
     ref_params: the reference of `exact_kl`; no gradient reaches it.
     chunk_size: tokens whose logits exist at one time.
+    packed_rows: rows into which the samples of a group are packed while the
+      networks read them; 0 for a row each.
 
   Returns:
     Scores, 0 in the slots of the prompt.
   """
-  hidden = {'policy': predictors(policy, params, rollout)}
+  read = functools.partial(
+    predictors, policy, rollout=rollout, packed_rows=packed_rows
+  )
+  hidden = {'policy': read(params)}
   if 'exact_kl' in needs:
     frozen = jax.lax.stop_gradient(ref_params)
-    hidden['reference'] = predictors(policy, frozen, rollout)
+    hidden['reference'] = read(frozen)
 
   def measure(inputs: Mapping[str, Array]) -> dict[str, Array]:
     scale = inputs['temperature'][:, None]
@@ -64,7 +72,11 @@ def score(
 
 
 def values(
-  critic: Critic | None, params: Params, rollout: Rollout
+  critic: Critic | None,
+  params: Params,
+  rollout: Rollout,
+  *,
+  packed_rows: int = 0,
 ) -> Float[Array, 'b t']:
   """Values of the states in which the tokens of a rollout were written.
 
@@ -72,6 +84,8 @@ def values(
     critic: the value function.
     params: its parameters; gradients flow to them.
     rollout: the tokens.
+    packed_rows: rows into which the samples of a group are packed while the
+      networks read them; 0 for a row each.
 
   Returns:
     For each token the value of what stands before it; 0 in the prompt.
@@ -84,13 +98,17 @@ def values(
       'The algorithm needs `values` and the run has no critic; bind '
       'stages.Stage.critic_optimizer.'
     )
-  hidden = predictors(critic, params, rollout)
+  hidden = predictors(critic, params, rollout, packed_rows=packed_rows)
   pad = ((0, 0), (rollout.prompt_slots, 0))
   return jnp.pad(critic.value(params, hidden), pad)
 
 
 def predictors(
-  policy: Policy | Critic, params: Params, rollout: Rollout
+  policy: Policy | Critic,
+  params: Params,
+  rollout: Rollout,
+  *,
+  packed_rows: int = 0,
 ) -> Float[Array, 'b c d']:
   """The hidden state that predicts each token behind the prompt.
 
@@ -98,6 +116,8 @@ def predictors(
     policy: the model, or a critic.
     params: its parameters.
     rollout: the tokens; the c slots behind its prompt are predicted.
+    packed_rows: rows into which the samples of a group are packed while the
+      networks read them; 0 for a row each.
 
   Returns:
     For each slot the hidden state of the slot before it.
@@ -113,11 +133,14 @@ def predictors(
   if rollout.tokens.shape[1] - start == 1:
     return first
   # The last token predicts nothing, so it is not read.
-  hidden, _ = policy.apply(
+  hidden = packing.read(
+    policy,
     params,
+    cache,
     rollout.tokens[:, start:-1],
     rollout.positions[:, start:-1],
-    policy.fork(cache, group_size=group, slots=0),
+    group_size=group,
+    rows=packed_rows,
   )
   return jnp.concatenate([first, hidden], axis=1)
 

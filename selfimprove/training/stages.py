@@ -58,6 +58,9 @@ class Stage:
     epochs: times that a batch is gone through.
     minibatches: updates in each epoch, over as many parts of the batch; with
       `microbatches` it divides the prompts.
+    packed_rows: rows, fewer than the samples of a group, into which these are
+      packed for the update: less to compute where most are short. A batch that
+      does not fit is read unpacked; nothing is lost. 0 for a row each.
     critic_optimizer: of the critic; None trains none.
     reference: (state) -> reference parameters, applied when the stage begins.
     advance: condition that ends the stage early.
@@ -71,6 +74,7 @@ class Stage:
   microbatches: int = 1
   epochs: int = 1
   minibatches: int = 1
+  packed_rows: int = 0
   critic_optimizer: optax.GradientTransformation | None = None
   reference: Callable[[TrainState], Params] = keep_reference
   advance: Condition | None = None
@@ -89,6 +93,11 @@ class Stage:
           f'Stage {self.name!r}: {name}={value!r} but must be an integer, at '
           'least 1; to leave a stage out, take it off the list.'
         )
+    if not isinstance(self.packed_rows, int) or self.packed_rows < 0:
+      raise ValueError(
+        f'Stage {self.name!r}: packed_rows={self.packed_rows!r} but must be an '
+        'integer: rows per group, or 0 for no packing.'
+      )
     if self.optimizer is None and self.critic_optimizer is None:
       raise ValueError(
         f'Stage {self.name!r} has neither an optimizer nor a critic_optimizer, '
@@ -109,6 +118,7 @@ class Stage:
       epochs=self.epochs,
       minibatches=self.minibatches,
       microbatches=self.microbatches,
+      packed_rows=self.packed_rows,
     )
 
   @property

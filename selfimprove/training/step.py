@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from selfimprove.algorithms.base import Algorithm
-from selfimprove.training import measures, streams
+from selfimprove.training import measures, packing, streams
 from selfimprove.training.finite import finite_codes
 from selfimprove.training.microbatches import take_groups
 from selfimprove.training.objective import Credited, value_and_grad
@@ -31,11 +31,14 @@ class Plan(NamedTuple):
     epochs: times that the batch is gone through.
     minibatches: updates in each epoch, over as many parts of the batch.
     microbatches: parts in which the gradient of an update is computed.
+    packed_rows: rows into which the samples of a group are packed while the
+      networks read them; 0 for a row each.
   """
 
   epochs: int = 1
   minibatches: int = 1
   microbatches: int = 1
+  packed_rows: int = 0
 
   @property
   def updates(self) -> int:
@@ -105,6 +108,8 @@ def learn(
     **measures.of_rollout(rollout),
     **measures.of_rewards(rollout, rewards, shaped, samples.weight),
   }
+  if plan.packed_rows:
+    metrics['update/packed'] = _packed(rollout, plan)
   return dataclasses.replace(state, step=state.step + 1), metrics, codes
 
 
@@ -224,6 +229,7 @@ def _credited(
     rollout,
     names=names,
     parts=plan.minibatches * plan.microbatches,
+    packed_rows=plan.packed_rows,
   )
   for name, derive in algorithm.derived.items():
     made = derive(rollout, shaped, found)
@@ -292,6 +298,7 @@ def _update(
     state.ref_params,
     samples,
     microbatches=plan.microbatches,
+    packed_rows=plan.packed_rows,
   )
   metrics, changes = dict(losses), dict[str, Any]()
   if optimizers.policy is not None:
@@ -310,6 +317,16 @@ def _update(
   terms = {name: losses[f'loss/{name}'] for name in algorithm.terms}
   state = dataclasses.replace(state, **changes)
   return state, metrics, finite_codes(terms, grads)
+
+
+def _packed(rollout: Rollout, plan: Plan) -> Array:
+  """The share of groups that fit into their packed rows."""
+  room = packing.fits(
+    rollout.positions[:, rollout.prompt_slots : -1],
+    group_size=rollout.group_size,
+    rows=plan.packed_rows,
+  )
+  return jnp.mean(room, dtype=jnp.float32)
 
 
 def _stepped(

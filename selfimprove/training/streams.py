@@ -25,6 +25,7 @@ def before_update(
   *,
   names: Sequence[str],
   parts: int,
+  packed_rows: int = 0,
 ) -> dict[str, Float[Array, 'b t']]:
   """Streams without gradient, part by part, so that memory stays bounded.
 
@@ -35,18 +36,25 @@ def before_update(
     rollout: the samples.
     names: of `FROZEN`, those to compute.
     parts: in which the batch is read.
+    packed_rows: rows into which the samples of a group are packed while the
+      networks read them; 0 for a row each.
 
   Returns:
     One array per name.
   """
 
   def read(part: Rollout) -> dict[str, Array]:
+    def said_by(weights: Params) -> Array:
+      return score(
+        models.policy, weights, part, packed_rows=packed_rows
+      ).logprobs
+
     made = {
-      'old_logprobs': lambda: (
-        score(models.policy, params['policy'], part).logprobs
+      'old_logprobs': lambda: said_by(params['policy']),
+      'ref_logprobs': lambda: said_by(ref_params),
+      'values': lambda: values(
+        models.critic, params['critic'], part, packed_rows=packed_rows
       ),
-      'ref_logprobs': lambda: score(models.policy, ref_params, part).logprobs,
-      'values': lambda: values(models.critic, params['critic'], part),
     }
     return {name: made[name]() for name in names}
 

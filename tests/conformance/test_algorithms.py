@@ -32,6 +32,7 @@ from selfimprove.training.timing import PhaseTimers
 from tests import commands
 from tests.conformance import built
 from tests.training import tiny
+from tests.training.short import shortened
 
 FILES = algorithm_table.algorithm_files()
 each_file = pytest.mark.parametrize('file', FILES)
@@ -276,6 +277,36 @@ def test_micro_batches_on_a_mesh_give_the_update_of_one_device(file):
     lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * size),
     params,
     jax.device_get(wanted),
+  )
+
+
+@some('score', 'tempo')
+def test_packed_samples_give_the_update_of_unpacked_ones(file):
+  config = _experiment(file)[0].model
+  stage = _stages(file)[0]
+  rollout, rewards, _ = _first_step(file, 0)
+  if rollout.group_size == 1:
+    pytest.skip('has one sample per prompt')
+  rollout = shortened(rollout)
+  made = {}
+  for rows in (0, rollout.group_size - 1):
+    learn = functools.partial(
+      steps.learn,
+      _models(config),
+      stage.optimizers,
+      plan=steps.Plan(packed_rows=rows),
+    )
+    made[rows] = jax.jit(learn)(
+      stage.algorithm, _state(config), rollout, rewards
+    )
+  (alone, _, _), (packed, metrics, _) = made.values()
+  assert metrics['update/packed'] == 1
+  size = _largest(_moved(alone, config))
+  assert size > 0
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * size),
+    _params(packed),
+    _params(alone),
   )
 
 
