@@ -102,7 +102,7 @@ class Attention(nn.Module):
     shared: Sequence[KeyValue],
     own: KeyValue | None,
     index: Int[Array, ''] | int,
-    segments: Int[Array, 'b n'] | None,
+    segments: Int[Array, 'b n'] | None = None,
   ) -> tuple[Float[Array, 'b n d'], KeyValue]:
     """Returns the mix of values, and `own` with these tokens appended."""
     config = self.config
@@ -190,7 +190,7 @@ class Block(nn.Module):
     shared: Sequence[KeyValue],
     own: KeyValue | None,
     index: Int[Array, ''] | int,
-    segments: Int[Array, 'b n'] | None,
+    segments: Int[Array, 'b n'] | None = None,
   ) -> tuple[Float[Array, 'b n d'], KeyValue]:
     """Returns the residual stream behind the block, and its own cache."""
     config = self.config
