@@ -15,6 +15,7 @@ class Task:
     name: of its gin file.
     base_steps: updates that make the base model, at most.
     base: gin lines of the base model.
+    arm: gin lines of all arms.
     budget: tokens that an arm samples.
     prompts: per step.
     group: attempts per prompt.
@@ -31,6 +32,7 @@ class Task:
   rates: tuple[float, ...]
   chosen_by: str = 'accuracy'
   base: tuple[str, ...] = ()
+  arm: tuple[str, ...] = ()
   shared: tuple[str, ...] = ()
 
   @property
@@ -73,6 +75,9 @@ TASKS = {
       rates=(2e-3, 4e-3, 8e-3),
       # All end near 100 %: what differs is how soon.
       chosen_by='along',
+      # Attempts end with the padding, which the base model never writes, so
+      # that all have 27 tokens: with EOS, whole runs unlearned to answer.
+      arm=('single.Single.eos_ids = (0,)', 'ATTEMPT_TOKENS = 27'),
     ),
     Task(
       name='facts',

@@ -171,6 +171,7 @@ def arm_bindings(
     f'GROUP_SIZE = {task.group}',
     f'LEARNING_RATE = {rate}',
     'eval/decode.Sampling.temperature = 1.0',
+    *task.arm,
     *arm.bindings,
   ]
 
