@@ -75,9 +75,13 @@ TASKS = {
       rates=(2e-3, 4e-3, 8e-3),
       # All end near 100 %: what differs is how soon.
       chosen_by='along',
-      # Attempts end with the padding, which the base model never writes, so
-      # that all have 27 tokens: with EOS, whole runs unlearned to answer.
-      arm=('single.Single.eos_ids = (0,)', 'ATTEMPT_TOKENS = 27'),
+      # In training attempts end with the padding, which the base model never
+      # writes, so that all have 27 tokens: with EOS, runs unlearned to answer.
+      arm=(
+        'single.Single.eos_ids = (0,)',
+        'eval/single.Single.eos_ids = @vocabularies.eos_ids()',
+        'ATTEMPT_TOKENS = 27',
+      ),
     ),
     Task(
       name='facts',
