@@ -16,6 +16,7 @@ class Task:
     base_steps: updates that make the base model, at most.
     base: gin lines of the base model.
     arm: gin lines of all arms.
+    seeds: that are reported, chosen after the settings were frozen.
     budget: tokens that an arm samples.
     prompts: per step.
     group: attempts per prompt.
@@ -34,6 +35,7 @@ class Task:
   base: tuple[str, ...] = ()
   arm: tuple[str, ...] = ()
   shared: tuple[str, ...] = ()
+  seeds: tuple[int, ...] = (11, 12, 13, 14, 15)
 
   @property
   def file(self) -> str:
@@ -75,6 +77,8 @@ TASKS = {
       rates=(2e-3, 4e-3, 8e-3),
       # All end near 100 %: what differs is how soon.
       chosen_by='along',
+      # The usual ones were seen before attempts had a fixed length.
+      seeds=(21, 22, 23, 24, 25),
       # In training attempts end with the padding, which the base model never
       # writes, so that all have 27 tokens: with EOS, runs unlearned to answer.
       arm=(

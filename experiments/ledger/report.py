@@ -24,8 +24,9 @@ FIELDS = (
 """Of a row of the ledger."""
 
 _BEGIN, _END = '<!-- tables: begin -->', '<!-- tables: end -->'
-_PERCENT = ('accuracy', 'along', 'pass_at_8', 'pass_at_16', 'delta')
+_PERCENT = ('acc_t1', 'accuracy', 'along', 'pass_at_8', 'pass_at_16', 'delta')
 _NAMES = {
+  'acc_t1': 'acc@t1 %',
   'accuracy': 'accuracy %',
   'along': 'on the way %',
   'pass_at_8': 'pass@8 %',

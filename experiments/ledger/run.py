@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 
 from absl import app, flags
 
-from experiments.ledger import arms, report, sweep, work
+from experiments.ledger import arms, conversations, report, sweep, work
 from selfimprove.evaluation.report import write_json
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything goes.')
-_TASKS = flags.DEFINE_list('tasks', list(arms.TASKS), 'Tasks.')
+_TASKS = flags.DEFINE_list('tasks', [*arms.TASKS, conversations.TASK], 'Tasks.')
 _ALGORITHMS = flags.DEFINE_list('algorithms', [], 'Arms; empty for all.')
-_SEEDS = flags.DEFINE_list('seeds', ['11', '12', '13', '14', '15'], 'Seeds.')
+_SEEDS = flags.DEFINE_list('seeds', [], 'Seeds; empty for those of each task.')
 _TUNING_SEED = flags.DEFINE_integer(
   'tuning_seed', 1, 'Seed of the learning rates; not one of --seeds.'
 )
@@ -34,19 +34,26 @@ _TABLES = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
   """Trains and measures what is missing, then writes ledger and tables."""
   del argv
-  workdir, seeds = _WORKDIR.value, list(map(int, _SEEDS.value))
+  workdir, given = _WORKDIR.value, list(map(int, _SEEDS.value))
   if not workdir:
     raise app.UsageError('Give a --workdir.')
-  if _TUNING_SEED.value in seeds:
+  if _TUNING_SEED.value in given:
     raise app.UsageError(
       f'--tuning_seed={_TUNING_SEED.value} is one of --seeds: learning rates '
       'would be chosen by what is reported.'
     )
-  chosen = _chosen(_TASKS.value, _ALGORITHMS.value)
+  tasks = [task for task in _TASKS.value if task != conversations.TASK]
+  chosen = _chosen(tasks, _ALGORITHMS.value)
   # A polite end: runs that have begun are finished, no other is begun.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   with sweep.processes(workdir, count=_JOBS.value) as perform:
-    _sweep(perform, chosen, seeds)
+    if chosen:
+      _sweep(perform, chosen, given)
+  if conversations.TASK in _TASKS.value and not _ALGORITHMS.value:
+    rows = list[work.Row]()
+    for seed in given or conversations.SEEDS:
+      rows += conversations.rows(workdir, seed=seed)
+      _write(rows)
 
 
 def _chosen(
@@ -69,7 +76,7 @@ def _chosen(
 
 
 def _sweep(
-  perform: sweep.Perform, chosen: Sequence[tuple[str, str]], seeds: list[int]
+  perform: sweep.Perform, chosen: Sequence[tuple[str, str]], given: list[int]
 ) -> None:
   """Base models, then learning rates, then seeds at the best of them."""
   tasks = list(dict.fromkeys(task for task, _ in chosen))
@@ -86,12 +93,14 @@ def _sweep(
     ],
   )
   best, rows = _best(tried), list[work.Row]()
-  for seed in seeds:
-    bases = [sweep.Job(task=t, arm=work.BASE, seed=seed) for t in tasks]
+  seeds = {task: given or arms.TASKS[task].seeds for task in tasks}
+  for turn in range(max(map(len, seeds.values()))):
+    now = {task: of[turn] for task, of in seeds.items() if turn < len(of)}
+    bases = [sweep.Job(task=t, arm=work.BASE, seed=now[t]) for t in now]
     runs = [
-      sweep.Job(task=task, arm=arm, seed=seed, rate=best[task, arm])
+      sweep.Job(task=task, arm=arm, seed=now[task], rate=best[task, arm])
       for task, arm in chosen
-      if (task, arm) in best
+      if (task, arm) in best and task in now
     ]
     rows += _perform(perform, bases).values()
     rows += _perform(perform, runs).values()

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from experiments.ledger import arms, report, run, sweep, work
+from experiments.ledger import arms, conversations, report, run, sweep, work
 from selfimprove import configuration
 from selfimprove.experiment import Experiment
 
@@ -179,3 +179,37 @@ def test_the_words_around_the_tables_stay(tmp_path):
 def test_an_unknown_arm_is_refused():
   with pytest.raises(Exception, match=r'no task or arm .*gropo'):
     run._chosen(['facts'], ['gropo'])
+
+
+def test_conversations_are_rows_of_the_ledger(tmp_path, monkeypatch):
+  def made(arm, folder, seed):
+    assert folder == str(tmp_path / 'answer_first' / 'seed_11')
+    usual = dict.fromkeys(('i_to_c', 'c_to_i', 'pass_at_8', 'seconds'), 0.5)
+    return {
+      **usual,
+      'arm': arm,
+      'seed': seed,
+      'steps': 3,
+      'acc_t1': 0.2,
+      'acc_t2': 0.6,
+      'delta': 0.4,
+      'tokens': 70,
+    }
+
+  monkeypatch.setattr(
+    conversations.arms,
+    'score',
+    lambda folder, seed: [made(arm, folder, seed) for arm in ('base', 'score')],
+  )
+  monkeypatch.setattr(
+    conversations.arms,
+    'baseline',
+    lambda folder, arm, seed: [made(arm, folder, seed)],
+  )
+  found = conversations.rows(str(tmp_path), seed=11)
+  assert [r['algorithm'] for r in found[:2]] == ['base', 'score']
+  assert [r['algorithm'] for r in found[2:]] == [*conversations.ARMS]
+  assert found[1]['accuracy'] == 0.6
+  assert (found[0]['tokens'], found[1]['tokens']) == (0, 70)
+  assert all(report.ledger_row(r)['delta'] == 0.4 for r in found)
+  assert 'acc@t1 %' in report.tables(found)
