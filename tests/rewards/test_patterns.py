@@ -8,32 +8,16 @@ import numpy as np
 import pytest
 
 from selfimprove.rewards.patterns import PrefixMatch, SameSum
-from selfimprove.types import Prompts
-from tests.rewards.written import PROMPT_SLOTS, rollout
+from tests.rewards.written import prompts, rollout
 
 _EOS = 1
 _ZERO = 3  # Id of the symbol of value 0; ten of them follow each other.
 SYMBOLS = jnp.arange(_ZERO, _ZERO + 10, dtype=jnp.int32)
 
 
-def _prompts(answers, *, width=3):
-  p = len(answers)
-  answer, mask = np.zeros((p, width), int), np.zeros((p, width), bool)
-  for row, ids in enumerate(answers):
-    answer[row, : len(ids)], mask[row, : len(ids)] = ids, True
-  return Prompts(
-    tokens=jnp.zeros((p, PROMPT_SLOTS), jnp.int32),
-    mask=jnp.ones((p, PROMPT_SLOTS), bool),
-    example_id=jnp.arange(p, dtype=jnp.int32),
-    answer=jnp.asarray(answer, jnp.int32),
-    answer_mask=jnp.asarray(mask),
-    extra={},
-  )
-
-
 def _verdict(verifier, ids, answer, *, finished=True):
   sample = rollout([[ids, [_EOS]]], finished=[[finished, True]])
-  return float(verifier(sample, _prompts([answer]))[0, 0])
+  return float(verifier(sample, prompts([answer]))[0, 0])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +49,7 @@ def test_ten_of_a_hundred_pairs_have_the_sum():
   pairs = list(itertools.product(range(10), repeat=2))
   rows = [[[a + _ZERO, b + _ZERO, _EOS], [_EOS]] for a, b in pairs]
   answer = [7 + _ZERO, 8 + _ZERO]  # 15: the sum is 5.
-  verdicts = sums(rollout(rows, group_size=100), _prompts([answer]))
+  verdicts = sums(rollout(rows, group_size=100), prompts([answer]))
   expected = [float((a + b) % 10 == 5) for a, b in pairs]
   assert sum(expected) == 10
   np.testing.assert_array_equal(verdicts[:, 0], expected)
@@ -99,10 +83,10 @@ def test_each_attempt_is_judged_against_its_own_prompt(verifier):
   a, b = [5, 6, _EOS], [7, 9, _EOS]
   rows = [[a, b], [b, a], [b, b], [a, a]]
   sample = rollout(rows, group_size=2)
-  prompts = _prompts([a[:2], b[:2]])
+  problems = prompts([a[:2], b[:2]])
   expected = [[1, 0], [0, 1], [1, 1], [0, 0]]
-  verdicts = jax.jit(lambda *xs: verifier(*xs))(sample, prompts)
+  verdicts = jax.jit(lambda *xs: verifier(*xs))(sample, problems)
   np.testing.assert_array_equal(verdicts, expected)
   assert verdicts.dtype == jnp.float32
   with pytest.raises(ValueError, match='give the prompts it was made from'):
-    verifier(sample, _prompts([a[:2]]))
+    verifier(sample, prompts([a[:2]]))

@@ -14,26 +14,10 @@ from selfimprove.rewards.verifiers import (
   HostVerifier,
   VerifierError,
 )
-from selfimprove.types import Prompts
 from tests.rewards import misbehaving
-from tests.rewards.written import PROMPT_SLOTS, rollout
+from tests.rewards.written import prompts, rollout
 
 _EOS, _END, _PAD = 1, 2, 0
-
-
-def _prompts(answers, *, width=3, pad=_PAD):
-  p = len(answers)
-  answer, mask = np.full((p, width), pad), np.zeros((p, width), bool)
-  for row, ids in enumerate(answers):
-    answer[row, : len(ids)], mask[row, : len(ids)] = ids, True
-  return Prompts(
-    tokens=jnp.zeros((p, PROMPT_SLOTS), jnp.int32),
-    mask=jnp.ones((p, PROMPT_SLOTS), bool),
-    example_id=jnp.arange(p, dtype=jnp.int32),
-    answer=jnp.asarray(answer, jnp.int32),
-    answer_mask=jnp.asarray(mask),
-    extra={},
-  )
 
 
 def _verdict(ids, answer, *, finished=True, eos_ids=(_EOS,), pad=_PAD):
@@ -41,7 +25,7 @@ def _verdict(ids, answer, *, finished=True, eos_ids=(_EOS,), pad=_PAD):
   if eos_ids is not None:
     eos_ids = jnp.asarray(eos_ids, jnp.int32)
   verifier = ExactMatch(eos_ids=eos_ids)
-  return float(verifier(sample, _prompts([answer], pad=pad))[0, 0])
+  return float(verifier(sample, prompts([answer], pad=pad))[0, 0])
 
 
 @pytest.mark.parametrize(
@@ -93,7 +77,7 @@ def test_each_attempt_is_judged_by_its_own_ids_and_its_group_by_its_prompt():
     [[right, wrong], [wrong, right], [right, wrong], [wrong, wrong]],
     group_size=2,
   )
-  rewards = ExactMatch(eos_ids=(_EOS,))(samples, _prompts([[5, 6], [7]]))
+  rewards = ExactMatch(eos_ids=(_EOS,))(samples, prompts([[5, 6], [7]]))
   # Rows 0 and 1 belong to the answer 5 6, rows 2 and 3 to the answer 7.
   assert rewards.tolist() == [[1, 0], [0, 1], [0, 1], [1, 1]]
   assert rewards.dtype == jnp.float32
@@ -107,7 +91,7 @@ def test_without_eos_ids_the_last_token_of_a_finished_attempt_ends_it():
 
 def test_eos_ids_are_data_and_do_not_recompile():
   sample = rollout([[[5, 6, _EOS], [5, 6, _END]]])
-  judge = jax.jit(lambda verifier: verifier(sample, _prompts([[5, 6]])))
+  judge = jax.jit(lambda verifier: verifier(sample, prompts([[5, 6]])))
   rewards = [
     judge(ExactMatch(eos_ids=jnp.asarray([ids], jnp.int32))).tolist()
     for ids in (_EOS, _END)
@@ -119,7 +103,7 @@ def test_eos_ids_are_data_and_do_not_recompile():
 def test_prompts_of_another_rollout_are_refused():
   samples = rollout([[[5], [5]]] * 2)
   with pytest.raises(ValueError, match='2 rows for 1 prompts'):
-    ExactMatch(eos_ids=(_EOS,))(samples, _prompts([[5]]))
+    ExactMatch(eos_ids=(_EOS,))(samples, prompts([[5]]))
 
 
 def test_a_host_verifier_judges_each_attempt_against_its_row():

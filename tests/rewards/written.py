@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from selfimprove.types import Rollout
+from selfimprove.types import Prompts, Rollout
 
 PROMPT_SLOTS = 2
 SPANS = ((2, 6), (7, 11))  # Slot 6 holds an instruction.
@@ -36,4 +36,20 @@ def rollout(rows, *, finished=True, group_size=1, pad=0):
     spans=SPANS,
     group_size=group_size,
     prompt_slots=PROMPT_SLOTS,
+  )
+
+
+def prompts(answers, *, width=3, pad=0):
+  """Prompts whose reference answers are lists of ids."""
+  p = len(answers)
+  answer, mask = np.full((p, width), pad), np.zeros((p, width), bool)
+  for row, ids in enumerate(answers):
+    answer[row, : len(ids)], mask[row, : len(ids)] = ids, True
+  return Prompts(
+    tokens=jnp.zeros((p, PROMPT_SLOTS), jnp.int32),
+    mask=jnp.ones((p, PROMPT_SLOTS), bool),
+    example_id=jnp.arange(p, dtype=jnp.int32),
+    answer=jnp.asarray(answer, jnp.int32),
+    answer_mask=jnp.asarray(mask),
+    extra={},
   )
