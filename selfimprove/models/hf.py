@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from selfimprove.models.config import TransformerConfig
+from selfimprove.models.hf_config import CONFIG_FILE
 from selfimprove.types import Params
 
 INDEX_FILE = 'model.safetensors.index.json'
@@ -91,6 +92,18 @@ def _modules(config: TransformerConfig) -> dict[str, str]:
   else:
     modules['pre_mlp_norm'] = 'post_attention_layernorm'
   return modules
+
+
+def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
+  """Whether a folder is a Hugging Face checkpoint.
+
+  Args:
+    folder: any.
+
+  Returns:
+    True if there is a `config.json` in it.
+  """
+  return os.path.isfile(os.path.join(folder, CONFIG_FILE))
 
 
 def load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -56,6 +57,34 @@ def read_config(folder: str | os.PathLike[str]) -> Fields:
   if not isinstance(fields, dict):
     raise ValueError(f'{path} holds no JSON object; download it again.')
   return fields
+
+
+def from_folder(
+  *,
+  folder: str | os.PathLike[str],
+  dtype: str = 'bfloat16',
+  param_dtype: str | None = None,
+  remat: bool = True,
+) -> TransformerConfig:
+  """The decoder of a checkpoint.
+
+  Args:
+    folder: of the checkpoint.
+    dtype: of activations and the cache.
+    param_dtype: of parameters; None for what the checkpoint stores.
+    remat: recompute each block in the backward pass.
+
+  Returns:
+    Its shape and options.
+
+  Raises:
+    FileNotFoundError: there is no `config.json`.
+    ValueError: the file, or a value in it, cannot be used.
+  """
+  config = to_transformer(
+    read_config(folder), dtype=dtype, param_dtype=param_dtype
+  )
+  return dataclasses.replace(config, remat=remat)
 
 
 def to_transformer(
