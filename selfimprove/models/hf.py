@@ -46,7 +46,7 @@ def places(config: TransformerConfig) -> dict[Path, Place]:
   Returns:
     Path in our tree -> place; one place for all layers of an array.
   """
-  found = {
+  found: dict[Path, Place] = {
     ('embedder', 'table'): Place('model.embed_tokens.weight', 'same'),
     ('final_norm', 'scale'): Place('model.norm.weight', 'flat'),
   }
