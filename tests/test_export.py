@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +19,11 @@ from selfimprove.training.state import abstract_params
 from selfimprove.types import Prompts
 from tests import commands
 from tests.commands import bind, refusal
+from tests.data.test_hf_vocabulary import write_tokenizer
 from tests.models.test_parity import FAMILIES, make_theirs
 from tests.training import tiny
 
+pytestmark = pytest.mark.slow
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
@@ -28,15 +32,17 @@ def _flags(folder, *more):
   return (
     '--gin_file=gin_configs/base.gin',
     '--gin_file=gin_configs/models/hugging_face.gin',
-    commands.SUMS,
+    commands.JSONL,
+    '--gin_file=gin_configs/tasks/hugging_face_text.gin',
     commands.algorithm('sft'),
     *bind(
       f"CHECKPOINT = '{folder}'",
       "hf_config.from_folder.dtype = 'float32'",
       'hf_config.from_folder.remat = False',
-      'tasks.answer_first.problems = 256',
-      'tasks.answer_first.operands = 2',
-      'ATTEMPT_TOKENS = 4',
+      f"TRAIN_FILE = '{folder}/problems.jsonl'",
+      'MAX_PROMPT_TOKENS = 24',
+      'MAX_ANSWER_TOKENS = 8',
+      'ATTEMPT_TOKENS = 9',
       'PROMPTS_PER_STEP = 8',
       'STEPS = 2',
       'experiment.Evaluation.batch_size = 16',
@@ -50,8 +56,16 @@ def trained(tmp_path_factory):
   """A run from a checkpoint, and the checkpoint."""
   folder = tmp_path_factory.mktemp('theirs')
   name, options, _ = FAMILIES['qwen3']
+  options = {**options, 'vocab_size': 512}
   make_theirs(torch, transformers, name, options).save_pretrained(folder)
-  (folder / 'tokenizer.json').write_text('{}', encoding='utf-8')
+  write_tokenizer(folder)
+  rows = [
+    {'prompt': f'What is {a} plus {b}?\n', 'answer': f'It is {a + b}.'}
+    for a in range(12)
+    for b in range(12)
+  ]
+  text = ''.join(json.dumps(row) + '\n' for row in rows)
+  (folder / 'problems.jsonl').write_text(text, encoding='utf-8')
   (folder / 'pytorch_model.bin').write_bytes(b'not to be read')
   workdir = tmp_path_factory.mktemp('run') / 'workdir'
   commands.run(train, *_flags(folder), f'--workdir={workdir}')
@@ -81,7 +95,8 @@ def test_what_was_trained_says_the_same_in_transformers(trained, tmp_path):
   folder, workdir = trained
   output = tmp_path / 'exported'
   commands.run(export, f'--workdir={workdir}', f'--output={output}')
-  assert (output / 'tokenizer.json').exists()
+  for file in ('tokenizer.json', 'generation_config.json'):
+    assert (output / file).read_bytes() == (folder / file).read_bytes()
   assert not (output / 'pytorch_model.bin').exists()
   theirs = transformers.AutoModelForCausalLM.from_pretrained(output).eval()
   before = transformers.AutoModelForCausalLM.from_pretrained(folder)

@@ -53,18 +53,24 @@ def _unigram():
   return made
 
 
-@pytest.fixture(scope='module', params=[_bpe, _unigram])
-def folder(request, tmp_path_factory):
-  """A tokenizer that wants padding and truncation, which nobody shall do."""
-  made = request.param()
+def write_tokenizer(folder, make=_bpe):
+  """What a checkpoint says about its text."""
+  made = make()
   made.add_tokens(['<added>'])
+  # What nobody shall do with prompts and answers.
   made.enable_truncation(max_length=4)
   made.enable_padding(length=64)
-  folder = tmp_path_factory.mktemp('checkpoint')
   made.save(str(folder / 'tokenizer.json'))
   (folder / 'generation_config.json').write_text(
     json.dumps({'eos_token_id': [2, 0]}), encoding='utf-8'
   )
+
+
+@pytest.fixture(scope='module', params=[_bpe, _unigram])
+def folder(request, tmp_path_factory):
+  """The folder of a checkpoint."""
+  folder = tmp_path_factory.mktemp('checkpoint')
+  write_tokenizer(folder, request.param)
   return folder
 
 
@@ -111,7 +117,7 @@ def test_what_cannot_be_written_is_refused(vocabulary):
   if vocabulary.unk_id is None:  # Bytes write everything.
     assert vocabularies.encode('\u4e07', vocabulary=vocabulary).size
     return
-  with pytest.raises(ValueError, match='U.4E07. of .* is not in'):
+  with pytest.raises(ValueError, match=r'U.4E07. of .* is not in'):
     vocabularies.encode('\u4e07', vocabulary=vocabulary)
 
 
