@@ -140,8 +140,9 @@ class Experiment:
     schedule: when to evaluate and save.
     keep_last: newest checkpoints kept, besides those at the end of a stage.
     keep_best: best checkpoints kept besides.
-    init_from: checkpoint directory whose parameters the run begins with, and
-      against which its reference is set; empty to initialise from the seed.
+    init_from: checkpoint directory, of a run or of a Hugging Face model, whose
+      parameters the run begins with, and against which its reference is set;
+      empty to initialise from the seed.
     detectors: of runs that learn nothing.
     shown: metrics on the progress line.
   """

@@ -132,9 +132,9 @@ def decode(
   Returns:
     The text.
   """
-  row = [int(i) for i in np.asarray(ids)]
-  if vocabulary.eos_id in row:
-    row = row[: row.index(vocabulary.eos_id)]
+  row, ends = [int(i) for i in np.asarray(ids)], _ends(vocabulary)
+  end = next((at for at, i in enumerate(row) if i in ends), len(row))
+  row = row[:end]
   return vocabulary.decode([i for i in row if i != vocabulary.pad_id])
 
 
@@ -155,7 +155,12 @@ def eos_ids(*, vocabulary: seqio.Vocabulary) -> Int[np.ndarray, 'ids']:
       f'{_name(vocabulary)} has no EOS id, so no attempt could end; choose a '
       'vocabulary that has one.'
     )
-  return np.asarray([vocabulary.eos_id], np.int32)
+  return np.asarray(_ends(vocabulary), np.int32)
+
+
+def _ends(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:
+  """All ids that end an answer; chat models have several."""
+  return getattr(vocabulary, 'eos_ids', None) or (vocabulary.eos_id,)
 
 
 def size(*, vocabulary: seqio.Vocabulary) -> int:

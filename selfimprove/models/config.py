@@ -54,6 +54,23 @@ class RopeScaling:
       )
 
 
+def evenly_scaled(factor: float) -> RopeScaling:
+  """Every rotary frequency divided by `factor` (Gemma 3 from 4B on).
+
+  Args:
+    factor: by how much the context grew, >= 1.
+
+  Returns:
+    A scaling whose bounds no frequency reaches.
+  """
+  return RopeScaling(
+    factor=factor,
+    low_frequency_factor=1e29,
+    high_frequency_factor=1e30,
+    original_context=1,
+  )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
   """A decoder-only transformer.

@@ -1,0 +1,131 @@
+"""Tokenizers of Hugging Face checkpoints as vocabularies."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import tokenizers
+
+from selfimprove.data.tensorflow_host import seqio, tf
+
+TOKENIZER_FILE = 'tokenizer.json'
+# Where a checkpoint says which tokens end an answer, the most telling first: a
+# chat model has several, and names them in its settings for generation only.
+_EOS_FILES = ('generation_config.json', 'config.json', 'tokenizer_config.json')
+
+
+class HuggingFaceVocabulary(seqio.Vocabulary):
+  """The `tokenizer.json` of a checkpoint, with the ids of its own library.
+
+  Special tokens that stand in a text become their ids, as they do there; none
+  is added before or behind it.
+
+  Attributes:
+    folder: of the checkpoint.
+    eos_ids: every id that ends an answer; the first is `eos_id`.
+  """
+
+  def __init__(self, folder: str | os.PathLike[str]) -> None:
+    path = os.path.join(folder, TOKENIZER_FILE)
+    if not os.path.isfile(path):
+      raise FileNotFoundError(
+        f'There is no {path}; name the folder of a checkpoint whose tokenizer '
+        'is a tokenizer.json (a SentencePiece model: '
+        'seqio.SentencePieceVocabulary).'
+      )
+    super().__init__(extra_ids=0)
+    self.folder = os.fspath(folder)
+    with open(path, encoding='utf-8') as file:
+      self._text = file.read()
+    self._tokenizer = tokenizers.Tokenizer.from_str(self._text)
+    # What a file of others says about widths is not ours to obey.
+    self._tokenizer.no_padding()
+    self._tokenizer.no_truncation()
+    self._unknown = self._find_unknown()
+    self.eos_ids = self._find_eos()
+
+  @property
+  def bos_id(self) -> None:
+    """None: a chat template writes it, where there is one."""
+
+  @property
+  def eos_id(self) -> int:
+    """The first id that ends an answer."""
+    return self.eos_ids[0]
+
+  @property
+  def pad_id(self) -> int:
+    """-1: no id is padding, for 0 is an ordinary token here."""
+    return -1
+
+  @property
+  def unk_id(self) -> int | None:
+    """The id of what cannot be written; None if everything can."""
+    return self._unknown
+
+  @property
+  def _base_vocab_size(self) -> int:
+    return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+
+  def _encode(self, s: str) -> Sequence[int]:
+    return self._tokenizer.encode(s, add_special_tokens=False).ids
+
+  def _decode(self, ids: Iterable[int]) -> str:
+    return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+    def encode(text: Any) -> Any:
+      return tf.constant(self._encode(text.numpy().decode('utf-8')), tf.int32)
+
+    ids = tf.py_function(encode, [s], tf.int32)
+    ids.set_shape([None])
+    return ids
+
+  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+    def decode(row: Any) -> Any:
+      return tf.constant(self._decode(row.numpy().tolist()))
+
+    return tf.py_function(decode, [ids], tf.string)
+
+  def _find_unknown(self) -> int | None:
+    model = json.loads(self._text)['model']
+    if model.get('unk_token') is not None:
+      return self._tokenizer.token_to_id(model['unk_token'])
+    return model.get('unk_id')
+
+  def _find_eos(self) -> tuple[int, ...]:
+    for name in _EOS_FILES:
+      fields = _read(os.path.join(self.folder, name))
+      found = fields.get('eos_token_id', fields.get('eos_token'))
+      if isinstance(found, Mapping):  # A token with its options.
+        found = found.get('content')
+      if isinstance(found, str):
+        found = self._tokenizer.token_to_id(found)
+      if found is not None:
+        return tuple(found) if isinstance(found, list) else (found,)
+    raise ValueError(
+      f'{self.folder} does not say which token ends an answer; give its '
+      'generation_config.json an eos_token_id.'
+    )
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, HuggingFaceVocabulary) and (
+      (self._text, self.eos_ids) == (other._text, other.eos_ids)
+    )
+
+  def __hash__(self) -> int:
+    return hash((HuggingFaceVocabulary, self._text))
+
+  def __repr__(self) -> str:
+    return f'HuggingFaceVocabulary({self.folder!r})'
+
+
+def _read(path: str) -> dict[str, Any]:
+  """The fields of a file; none if it is not there."""
+  if not os.path.isfile(path):
+    return {}
+  with open(path, encoding='utf-8') as file:
+    return json.load(file)
