@@ -20,7 +20,7 @@ from selfimprove.algorithms import (
   terms,
   tree,
 )
-from selfimprove.ops import negative_aware
+from selfimprove.ops import negative_aware, prefix_tree
 from selfimprove.rewards import labels
 from selfimprove.types import Experience, Scores
 from tests.algorithms import rollouts
@@ -151,6 +151,27 @@ def test_tempo_is_grpo_on_tokens_at_which_no_group_branches():
     jnp.sum(actual, axis=1, keepdims=True)[:4],
     ((lengths + 1) * wanted[:, PROMPT : PROMPT + 1])[:4],
     rtol=1e-4,
+  )
+
+
+def test_the_tree_of_a_second_attempt_begins_with_the_first():
+  # First 5, 5, 8, then 6, 7, 6: the two that write 6 are on different branches.
+  rollout = rollouts.of_turns(
+    jnp.asarray([[0, -1, 1]] * 3), ((0, 1), (2, 3)), 3
+  )
+  tokens = jnp.asarray([[5, 9, 6], [5, 9, 7], [8, 9, 6]])
+  rollout = dataclasses.replace(rollout, tokens=tokens)
+  rewards = jnp.asarray([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+  rule = tree.PrefixTree(advantages=prefix_tree.tree_centered)
+  # Over the mean, plus the step: of 5 it is 1 - 2/3, of 8 0 - 2/3; behind 5
+  # 1 - 1/2 and 0 - 1/2, and behind 8 nothing branches.
+  first = [1 / 3 + 1 / 3, 1 / 3 + 1 / 3, -2 / 3 - 2 / 3]
+  second = [1 / 3 + 1 / 2, -2 / 3 - 1 / 2, 1 / 3]
+  np.testing.assert_allclose(
+    rule(rollout, rewards),
+    np.stack([first, np.zeros(3), second], axis=1),
+    rtol=1e-5,
+    atol=1e-6,
   )
 
 

@@ -100,6 +100,17 @@ def test_losses_lie_on_tokens_that_the_terms_may_see(case):
   assert np.all(found >= 0)
 
 
+@pytest.mark.parametrize('name', ['pairs', 'outcome'])
+def test_what_the_policy_did_not_write_gets_no_gradient(name):
+  # A step is judged behind it, where the policy wrote nothing perhaps.
+  loss, x, experience = CASES[name]()
+  written = np.asarray(experience.rollout.loss_mask)
+  x = jnp.where(written, x, 7.0)
+  gradient = np.asarray(jax.grad(lambda x: jnp.sum(loss(x)))(x))
+  np.testing.assert_array_equal(gradient[~written], 0)
+  np.testing.assert_array_equal(np.any(gradient != 0, axis=1), True)
+
+
 def test_a_step_is_judged_by_the_value_behind_it():
   loss, x, _ = _steps_case()
   judged = np.zeros(STEPS.shape, bool)

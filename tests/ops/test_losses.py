@@ -85,6 +85,15 @@ def test_the_second_clip_bounds_punishment_alone(ratio, advantage, loss, slope):
   np.testing.assert_allclose(gradient, slope, rtol=1e-5)
 
 
+def test_no_gradient_reaches_the_advantage_where_the_second_clip_holds():
+  def dual(credit):
+    values = jnp.float32(10)  # A ratio of 5, punished with 2.
+    return losses.dual_clipped(values, credit, cap=3.0)
+
+  value, gradient = jax.value_and_grad(dual)(jnp.float32(-2))
+  assert (float(value), float(gradient)) == (6, 0)
+
+
 # CISPO ---------------------------------------------------------------------
 
 

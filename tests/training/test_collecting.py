@@ -189,6 +189,15 @@ def test_without_failed_groups_nobody_is_asked_to_try_again(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, guided, plain)
 
 
+def test_a_group_has_failed_if_no_last_attempt_of_it_was_rewarded():
+  # Right first and wrong last; all wrong; one right; a trace of a reward.
+  rewards = jnp.asarray(
+    [[1, 0], [1, 0], [0, 0], [0, 0], [0, 0], [0, 1], [0, 5e-4], [0, 1e-3]]
+  )
+  found = collect.failed(rewards, group_size=2, threshold=1e-3)
+  assert found.tolist() == [True, True, False, True]
+
+
 def test_failed_groups_are_sampled_again_behind_the_hint(tmp_path):
   reward = FirstIs(token=5)
   state, metrics = _step_with(
