@@ -102,7 +102,7 @@ def step_rewards(
     mesh: over which its parameters are laid out.
 
   Returns:
-    A filler of `Algorithm.derived['dense_rewards']`.
+    A filler of `Algorithm.token_reward`.
 
   Raises:
     FileNotFoundError: there is no such checkpoint.
@@ -132,7 +132,7 @@ def implicit_rewards(
     mesh: over which its parameters are laid out.
 
   Returns:
-    A filler of `Algorithm.derived['dense_rewards']`.
+    A filler of `Algorithm.token_reward`.
 
   Raises:
     FileNotFoundError: there is no such checkpoint.

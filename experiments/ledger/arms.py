@@ -142,9 +142,11 @@ def _guided(name: str, *bindings: str, algorithm: str = 'guide_grpo') -> Arm:
 ARMS = (
   Arm(name='grpo', algorithm='grpo', tasks=_D + _F + _M, bindings=_NO_KL),
   Arm(name='tempo', algorithm='tempo', tasks=_D),
-  _guided('guide_grpo_raw', 'guide.Guided.correction = @guide.Raw()'),
+  _guided('guide_grpo_raw', 'guide.Guided.correction = @corrections.Raw()'),
   _guided('guide_grpo_shaped'),
-  _guided('guide_grpo_none', 'guide.Guided.correction = @guide.Uncorrected()'),
+  _guided(
+    'guide_grpo_none', 'guide.Guided.correction = @corrections.Uncorrected()'
+  ),
   Arm(
     name='dr_grpo_once',
     algorithm='dr_grpo',
@@ -175,7 +177,9 @@ ARMS = (
   Arm(name='cispo', algorithm='cispo', tasks=_D),
   Arm(name='ppo', algorithm='ppo', tasks=_D),
   Arm(name='dpo', algorithm='dpo', tasks=_D + _M),
-  _guided('guide_grpo_clipped', 'guide.Guided.correction = @guide.Clipped()'),
+  _guided(
+    'guide_grpo_clipped', 'guide.Guided.correction = @corrections.Clipped()'
+  ),
   _guided('guide_ppo', algorithm='guide_ppo'),
   _guided('star', algorithm='star'),
 )

@@ -13,7 +13,8 @@ records (see `types.record`). Nothing in the framework asks for its name.
 | `credit`  | (rollout, rewards, streams) -> f32[b t]                 |
 | `terms`   | name -> `Term`                                          |
 | `needs`   | names of the streams that credit and terms read         |
-| `derived` | name -> (rollout, rewards, streams) -> f32[b t]         |
+| `derived` | name -> (rollout, rewards, streams) -> f32[b t];        |
+|           | `token_reward` is one of them, without a name           |
 | `collect` | which groups make a batch, and what failed ones get     |
 """
 
@@ -231,8 +232,10 @@ class Algorithm:
     needs: streams that credit and terms read: `ref_logprobs`, `old_logprobs`
       (without gradient), `entropy`, `exact_kl` (with gradient), `values` (both:
       of the critic before the update, and of the critic that is trained).
+    token_reward: rewards of single tokens, as of a learned process reward; they
+      come to `dense_rewards`, which credit rules add to those of attempts.
     derived: further streams without gradient, made from those in this order;
-      `dense_rewards` are added to the rewards of attempts by the credit rules.
+      what is called `dense_rewards` is added to the `token_reward`.
     collect: how a batch is filled; None to learn from every group.
   """
 
@@ -243,5 +246,6 @@ class Algorithm:
   credit: CreditFn
   terms: Mapping[str, Term]
   needs: tuple[str, ...] = types.static(default=())
+  token_reward: CreditFn | None = None
   derived: Mapping[str, CreditFn] = dataclasses.field(default_factory=dict)
   collect: Collect | None = None

@@ -1,4 +1,4 @@
-"""What a critic is for: advantages from its values, and its own losses."""
+"""What a critic is for: advantages from its values, and its targets."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from jaxtyping import Array, Float
 from selfimprove import types
 from selfimprove.algorithms.base import NO_STREAMS, CreditFn, Streams
 from selfimprove.ops import masks, returns
-from selfimprove.ops import values as value_losses
-from selfimprove.types import Experience, Rollout, Scores
+from selfimprove.types import Rollout
 
 
 @types.record
@@ -89,37 +88,6 @@ class Whitened:
     """Returns the advantage of each token, 0 outside `loss_mask`."""
     found = self.credit(rollout, rewards, streams)
     return returns.whiten(found, rollout.loss_mask)
-
-
-@types.record
-class ValueLoss:
-  """Squared errors of the critic, clipped (`ops.values.clipped_value`).
-
-  Needs `values`, and `returns` among the derived streams.
-
-  Attributes:
-    clip: how far a value may move from that before the update, in units of
-      reward; infinite is no clip.
-  """
-
-  clip: float | Array = 0.2
-
-  def __call__(
-    self, experience: Experience, scores: Scores
-  ) -> Float[Array, 'b t']:
-    """Returns the loss of each token."""
-    mask = experience.rollout.loss_mask
-    values, old_values, targets = (
-      jnp.where(mask, stream, 0)
-      for stream in (
-        scores.stream('values'),
-        experience.stream('values'),
-        experience.stream('returns'),
-      )
-    )
-    return value_losses.clipped_value(
-      values, old_values, targets, clip=self.clip
-    )
 
 
 def _values(streams: Streams) -> Float[Array, 'b t']:

@@ -160,7 +160,10 @@ def eos_ids(*, vocabulary: seqio.Vocabulary) -> Int[np.ndarray, 'ids']:
 
 def _ends(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:
   """All ids that end an answer; chat models have several."""
-  return getattr(vocabulary, 'eos_ids', None) or (vocabulary.eos_id,)
+  several: tuple[int, ...] | None = getattr(vocabulary, 'eos_ids', None)
+  if several is not None:
+    return several
+  return () if vocabulary.eos_id is None else (vocabulary.eos_id,)
 
 
 def size(*, vocabulary: seqio.Vocabulary) -> int:

@@ -85,7 +85,7 @@ class StepRewards:
 
     rₜ = σ(z) − baseline,  z: what the critic says behind the step
 
-  Fills `Algorithm.derived['dense_rewards']`; with `Summed` it is a reward of
+  Fills `Algorithm.token_reward`; with `Summed` it is a reward of
   attempts.
 
   Attributes:
@@ -117,7 +117,7 @@ class StepRewards:
 class ImplicitRewards:
   """β log π_φ/π_ref of each token (`ops.preferences.implicit_reward`).
 
-  Fills `Algorithm.derived['dense_rewards']`; with `Summed` it is a reward of
+  Fills `Algorithm.token_reward`; with `Summed` it is a reward of
   attempts.
 
   Attributes:

@@ -59,6 +59,26 @@ class AnswerPrefix:
 
 
 @types.record
+class FieldPrefix:
+  """The beginning of a text that the task gives, such as a worked solution.
+
+  Attributes:
+    length: tokens of it, at least 1; more than there are give all of it.
+    field: one of the `extra_tokens` of the task.
+  """
+
+  length: int = types.static()
+  field: str = types.static(default='solution')
+
+  def __call__(self, prompts: Prompts) -> Text:
+    """Returns the first tokens of the field's text."""
+    text = prompts.text(self.field)
+    return Text(
+      tokens=text.tokens[:, : self.length], mask=text.mask[:, : self.length]
+    )
+
+
+@types.record
 class Hinted:
   """Prompts with a hint behind them: prompt, opening, hint, closing.
 

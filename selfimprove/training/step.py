@@ -220,7 +220,8 @@ def _credited(
   """The samples with all that is known before the first update."""
   names = [name for name in streams.FROZEN if name in algorithm.needs]
   # With one update a batch, the loss finds them on its way.
-  if plan.updates == 1 and not algorithm.derived and 'old_logprobs' in names:
+  reads = algorithm.derived or algorithm.token_reward
+  if plan.updates == 1 and not reads and 'old_logprobs' in names:
     names.remove('old_logprobs')
   found: dict[str, Array] = streams.before_update(
     models,
@@ -231,9 +232,7 @@ def _credited(
     parts=plan.minibatches * plan.microbatches,
     packed_rows=plan.packed_rows,
   )
-  for name, derive in algorithm.derived.items():
-    made = derive(rollout, shaped, found)
-    found = {**found, name: jax.lax.stop_gradient(made)}
+  found = streams.with_derived(algorithm, rollout, shaped, found)
   return Credited(
     rollout=rollout,
     rewards=rewards,

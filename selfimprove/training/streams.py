@@ -1,13 +1,14 @@
-"""What policy, reference and critic say before the update: data, not loss."""
+"""What is known about samples before the update: data, not loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from jaxtyping import Array, Float
 
+from selfimprove.algorithms.base import Algorithm
 from selfimprove.training import microbatches
 from selfimprove.training.score import score, values
 from selfimprove.training.state import Models
@@ -67,3 +68,32 @@ def before_update(
     dealt = microbatches.split(rollout, parts=parts, group_size=group)
     found = microbatches.join(jax.lax.map(read, dealt), group_size=group)
   return jax.lax.stop_gradient(found)
+
+
+def with_derived(
+  algorithm: Algorithm,
+  rollout: Rollout,
+  rewards: Float[Array, 'b turns'],
+  found: Mapping[str, Float[Array, 'b t']],
+) -> dict[str, Float[Array, 'b t']]:
+  """Streams and what an algorithm derives from them, without gradient.
+
+  Args:
+    algorithm: its `token_reward` and `derived`.
+    rollout: the samples.
+    rewards: shaped ones.
+    found: streams that are there.
+
+  Returns:
+    All streams; `dense_rewards` are the sum of both kinds of token rewards.
+  """
+  streams, given = dict(found), algorithm.token_reward
+  if given is not None:
+    made = given(rollout, rewards, streams)
+    streams['dense_rewards'] = jax.lax.stop_gradient(made)
+  for name, derive in algorithm.derived.items():
+    made = jax.lax.stop_gradient(derive(rollout, rewards, streams))
+    if name == 'dense_rewards' and given is not None:
+      made = made + streams[name]
+    streams = {**streams, name: made}
+  return streams

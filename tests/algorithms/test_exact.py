@@ -13,7 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfimprove.algorithms import credit, critics, guide, ratios, terms
+from selfimprove.algorithms import (
+  corrections,
+  credit,
+  critics,
+  guide,
+  ratios,
+  terms,
+)
 from selfimprove.rewards import dense
 from selfimprove.types import Experience, Scores
 from tests.algorithms import rollouts
@@ -111,7 +118,7 @@ def _exact_of_one_token():
 
 @pytest.mark.parametrize(
   'correction',
-  [guide.Raw(), guide.Clipped(**exact.UNBOUNDED)],
+  [corrections.Raw(), corrections.Clipped(**exact.UNBOUNDED)],
   ids=lambda correction: type(correction).__name__,
 )
 def test_hinted_answers_of_one_token_give_the_gradient_without_the_hint(
@@ -124,7 +131,9 @@ def test_hinted_answers_of_one_token_give_the_gradient_without_the_hint(
 
 
 def test_uncorrected_hinted_answers_are_biased():
-  term = guide.Guided(fn=terms.PolicyGradient(), correction=guide.Uncorrected())
+  term = guide.Guided(
+    fn=terms.PolicyGradient(), correction=corrections.Uncorrected()
+  )
   actual = _ascent_of_one_token(term, exact.HINTED[0], exact.OTHER[0])
   assert exact.relative_error(actual, _exact_of_one_token()) > 0.1
 

@@ -11,6 +11,7 @@ import pytest
 
 from selfimprove.algorithms import (
   aggregates,
+  corrections,
   credit,
   critics,
   guide,
@@ -193,10 +194,10 @@ def test_gspo_is_grpo_for_answers_of_one_token():
 
 
 _CORRECTIONS = {
-  'none': guide.Uncorrected(),
-  'raw': guide.Raw(),
-  'clipped': guide.Clipped(),
-  'shaped': guide.Shaped(),
+  'none': corrections.Uncorrected(),
+  'raw': corrections.Raw(),
+  'clipped': corrections.Clipped(),
+  'shaped': corrections.Shaped(),
 }
 
 

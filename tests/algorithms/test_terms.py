@@ -11,12 +11,13 @@ import pytest
 from selfimprove.algorithms import (
   aggregates,
   base,
-  critics,
+  corrections,
   guide,
   nft,
   preferences,
   ratios,
   terms,
+  value_loss,
 )
 from selfimprove.ops import divergences, losses
 from selfimprove.types import Experience, Scores
@@ -51,11 +52,13 @@ FURTHER = {
     ratio=ratios.TokenRatio(behaviour=ratios.Sampler())
   ),
   'nft': nft.NegativeAware(floor=0.1),
-  'uncorrected': guide.Guided(fn=SURROGATE, correction=guide.Uncorrected()),
-  'raw': guide.Guided(fn=SURROGATE, correction=guide.Raw()),
-  'clipped': guide.Guided(fn=SURROGATE, correction=guide.Clipped()),
-  'shaped': guide.Guided(fn=SURROGATE, correction=guide.Shaped()),
-  'value': critics.ValueLoss(),
+  'uncorrected': guide.Guided(
+    fn=SURROGATE, correction=corrections.Uncorrected()
+  ),
+  'raw': guide.Guided(fn=SURROGATE, correction=corrections.Raw()),
+  'clipped': guide.Guided(fn=SURROGATE, correction=corrections.Clipped()),
+  'shaped': guide.Guided(fn=SURROGATE, correction=corrections.Shaped()),
+  'value': value_loss.ValueLoss(),
   'dpo': preferences.DirectPreference(),
   'pairs': preferences.RankPairs(),
 }

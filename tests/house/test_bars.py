@@ -21,6 +21,18 @@ def test_files_are_short():
   project.expect_none([item for item in sizes.items() if item[1] > 500])
 
 
+def test_an_algorithm_costs_a_small_file():
+  """What many algorithms share is longer."""
+  shared = ('base.py', 'credit.py', 'terms.py')
+  sizes = {
+    path: len(project.lines(path))
+    for path in project.sources()
+    if 'algorithms' in path.parts and path.name not in shared
+  }
+  assert len(sizes) > 5
+  project.expect_none([item for item in sizes.items() if item[1] > 120])
+
+
 def test_functions_are_short():
   """Counted from `def` to the last line, the docstring included."""
   sizes = [

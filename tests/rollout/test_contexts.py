@@ -54,6 +54,20 @@ def test_a_field_of_the_task_may_be_the_hint():
   ]
 
 
+def test_the_beginning_of_a_field_may_be_the_hint():
+  text = Text(
+    tokens=jnp.asarray([[2, 3, 6], [4, 0, 0]]),
+    mask=jnp.asarray([[True, True, True], [True, False, False]]),
+  )
+  prompts = dataclasses.replace(tiny.prompts(2), extra={'solution': text})
+  shown = _hinted(contexts.FieldPrefix(length=2))(prompts)
+  plain = _rows(prompts.tokens, prompts.mask)
+  assert _rows(shown.tokens, shown.mask) == [
+    prompt + OPENING + hint + CLOSING
+    for prompt, hint in zip(plain, [[2, 3], [4]])
+  ]
+
+
 def test_a_field_that_the_task_does_not_give_is_named():
   with pytest.raises(KeyError, match=r"no text 'hint'.*extra_tokens"):
     contexts.FieldHint()(tiny.prompts(3))

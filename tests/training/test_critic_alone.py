@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from selfimprove.algorithms import aggregates, critics, terms
+from selfimprove.algorithms import aggregates, critics, terms, value_loss
 from selfimprove.algorithms.base import Term
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.heads import make_critic
@@ -54,7 +54,7 @@ def _step(fn):
 
 
 def test_the_critic_learns_and_the_policy_stays_bit_for_bit():
-  before, after, metrics, codes = _step(critics.ValueLoss(clip=jnp.inf))
+  before, after, metrics, codes = _step(value_loss.ValueLoss(clip=jnp.inf))
   assert not np.any(codes)
   assert before.opt_state == after.opt_state == {}
   jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
@@ -66,7 +66,7 @@ def test_the_critic_learns_and_the_policy_stays_bit_for_bit():
 
 
 def test_nothing_is_said_of_a_policy_that_was_not_read():
-  _, _, metrics, _ = _step(critics.ValueLoss(clip=jnp.inf))
+  _, _, metrics, _ = _step(value_loss.ValueLoss(clip=jnp.inf))
   assert not [name for name in metrics if name.startswith('policy/')]
   assert 'grad/norm' not in metrics
 

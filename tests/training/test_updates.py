@@ -11,7 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from selfimprove.algorithms import aggregates, credit, critics, terms
+from selfimprove.algorithms import (
+  aggregates,
+  credit,
+  critics,
+  terms,
+  value_loss,
+)
 from selfimprove.algorithms.base import Term
 from selfimprove.models.heads import make_critic
 from selfimprove.training import microbatches
@@ -152,7 +158,7 @@ def _ppo(**changes):
           fn=terms.ClippedSurrogate(), aggregate=aggregates.TokenMean()
         ),
         'value': Term(
-          fn=critics.ValueLoss(clip=jnp.inf),
+          fn=value_loss.ValueLoss(clip=jnp.inf),
           aggregate=aggregates.TokenMean(),
         ),
       },
