@@ -237,6 +237,8 @@ class Algorithm:
     derived: further streams without gradient, made from those in this order;
       what is called `dense_rewards` is added to the `token_reward`.
     collect: how a batch is filled; None to learn from every group.
+    samples_of: whose samples are learned from: of the `policy` as it is, or of
+      the `reference`, which stays as it was when the stage began.
   """
 
   rollout: RolloutFn
@@ -249,3 +251,11 @@ class Algorithm:
   token_reward: CreditFn | None = None
   derived: Mapping[str, CreditFn] = dataclasses.field(default_factory=dict)
   collect: Collect | None = None
+  samples_of: str = types.static(default='policy')
+
+  def __post_init__(self) -> None:
+    if self.samples_of not in ('policy', 'reference'):
+      raise ValueError(
+        f"samples_of={self.samples_of!r} is nobody; name 'policy' or "
+        "'reference'."
+      )

@@ -25,7 +25,7 @@ class MismatchedPairs:
   right attempt, repeat their own (see `labels.KeepCorrected`).
 
   Source: Pair-SFT of arXiv 2409.12917, section 4 (after arXiv 2211.00053).
-  Differs: pairs are made anew from the policy's samples at every step.
+  Differs: pairs are made anew at every step, by whoever samples.
 
   Attributes:
     rollout: of single attempts.

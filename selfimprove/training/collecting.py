@@ -205,7 +205,9 @@ def _retry(
   """Second tries, with randomness of their own."""
   key = jax.random.fold_in(stream_key(state.seed, 'retry'), state.step)
   retry = collect.retry_of(algorithm)
-  return retry.rollout(models.policy, state.params, prompts, key)
+  return retry.rollout(
+    models.policy, steps.sampled_params(algorithm, state), prompts, key
+  )
 
 
 def _verify(

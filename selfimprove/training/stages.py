@@ -192,14 +192,16 @@ def unroll(stages: Sequence[Stage], rounds: int) -> tuple[Stage, ...]:
 
 
 def needs_reference(stages: Sequence[Stage]) -> bool:
-  """Whether any stage compares the policy with a reference.
+  """Whether any stage compares with a reference policy, or samples from it.
 
   Args:
     stages: of the run.
 
   Returns:
-    True if `ref_logprobs` or `exact_kl` is needed.
+    True if `ref_logprobs`, `exact_kl` or samples of the reference are needed.
   """
+  if any(stage.algorithm.samples_of == 'reference' for stage in stages):
+    return True
   needs = {name for stage in stages for name in stage.algorithm.needs}
   return bool(needs & {'ref_logprobs', 'exact_kl'})
 

@@ -61,7 +61,22 @@ def sample(
     `p * group_size` samples.
   """
   key = jax.random.fold_in(stream_key(state.seed, 'rollout'), state.step)
-  return algorithm.rollout(models.policy, state.params, prompts, key)
+  params = sampled_params(algorithm, state)
+  return algorithm.rollout(models.policy, params, prompts, key)
+
+
+def sampled_params(algorithm: Algorithm, state: TrainState) -> Params:
+  """The parameters that samples are drawn with.
+
+  Args:
+    algorithm: says whose samples it learns from.
+    state: of the run.
+
+  Returns:
+    Those of the policy or of the reference.
+  """
+  whose = {'policy': state.params, 'reference': state.ref_params}
+  return whose[algorithm.samples_of]
 
 
 def learn(

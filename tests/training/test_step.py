@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from selfimprove.training import programs
-from selfimprove.training.stages import Stage
+from selfimprove.training import step as steps
+from selfimprove.training.stages import Stage, needs_reference
 from selfimprove.training.state import (
   Models,
   Optimizers,
@@ -162,3 +163,27 @@ def test_a_state_without_comparisons_holds_no_reference():
   assert state.ref_params == {}
   assert int(state.step) == 0
   assert jnp.issubdtype(state.seed.dtype, jnp.uint32)
+
+
+def test_samples_may_be_those_of_the_reference():
+  state = _state(_stage(), tiny.mesh())
+  mine, theirs = (
+    dataclasses.replace(tiny.algorithm(), samples_of=whose)
+    for whose in ('policy', 'reference')
+  )
+  turned = dataclasses.replace(
+    state, params=state.ref_params, ref_params=state.params
+  )
+  sample = jax.jit(functools.partial(steps.sample, MODELS))
+  prompts = tiny.prompts(PROMPTS)
+  of_reference = sample(theirs, state, prompts)
+  np.testing.assert_array_equal(
+    of_reference.tokens, sample(mine, turned, prompts).tokens
+  )
+  assert np.any(of_reference.tokens != sample(mine, state, prompts).tokens)
+  stage = dataclasses.replace(
+    _stage(), algorithm=dataclasses.replace(theirs, needs=())
+  )
+  assert needs_reference([stage])
+  with pytest.raises(ValueError, match="samples_of='base' is nobody"):
+    dataclasses.replace(theirs, samples_of='base')
