@@ -146,13 +146,13 @@ def test_the_policy_beside_a_reward_model_is_as_it_was(folder):
   )
 
 
-def _reinforce(folder, name, kind, *bindings):
+def _reinforce(folder, name, kind, *bindings, recipe='rloo'):
   commands.run(
     train,
     *commands.FILES,
     commands.JSONL,
     *commands.TINY_MODEL,
-    commands.algorithm('rloo'),
+    commands.algorithm(recipe),
     f'--gin_file=gin_configs/rewards/{kind}.gin',
     *bind(
       f"TRAIN_FILE = '{folder}/rows.jsonl'",
@@ -163,9 +163,9 @@ def _reinforce(folder, name, kind, *bindings):
       f"REWARD_WORKDIR = '{folder}/{name}'",
       *bindings,
     ),
-    f'--workdir={folder}/rl_{kind}',
+    f'--workdir={folder}/rl_{kind}_{recipe}',
   )
-  return read_rows(folder / f'rl_{kind}' / 'metrics.jsonl')
+  return read_rows(folder / f'rl_{kind}_{recipe}' / 'metrics.jsonl')
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_any_recipe_is_rewarded_by_the_score_and_evaluated_by_the_truth(folder):
   rewards = [r['reward/verifier_t1'] for r in rows if 'loss/policy' in r]
   assert len(rewards) == 2
   assert not set(rewards) <= {0.0, 1.0}  # Scores, not verdicts.
-  assert 0 <= _last(folder, 'rl_outcome', 'eval/acc_t1') <= 1
+  assert 0 <= _last(folder, 'rl_outcome_rloo', 'eval/acc_t1') <= 1
 
 
 @pytest.mark.slow
@@ -190,10 +190,13 @@ def test_steps_are_judged_and_reward_any_recipe(folder):
 def test_outcomes_are_guessed_and_tokens_rewarded(folder):
   _train(folder, 'implicit_reward', *bind('STEPS = 40', 'BETA = 0.5'))
   assert _last(folder, 'implicit_reward', 'eval/acc_t1') > 0.9
-  rows = _reinforce(folder, 'implicit_reward', 'implicit', 'REWARD_BETA = 0.5')
-  assert all(
-    np.isfinite(row['loss/total']) for row in rows if 'grad/norm' in row
-  )
+  for recipe in ('rloo', 'ppo'):  # PPO has rewards of tokens of its own.
+    rows = _reinforce(
+      folder, 'implicit_reward', 'implicit', 'REWARD_BETA = 0.5', recipe=recipe
+    )
+    assert all(
+      np.isfinite(row['loss/total']) for row in rows if 'grad/norm' in row
+    )
   # A run without a critic is no place to look for one.
   with pytest.raises(ValueError, match='with a critic') as caught:
     learned_from.outcome_reward(
