@@ -98,8 +98,9 @@ def _cells(stage: Stage) -> list[str]:
     if retry is not None:
       kept.append(f'failed groups: {_name(retry.rollout)}')
   terms = [f'{k}: {_name(t.fn)}' for k, t in algorithm.terms.items()]
+  whose = ' of the reference' if algorithm.samples_of == 'reference' else ''
   return [
-    _name(algorithm.rollout),
+    _name(algorithm.rollout) + whose,
     '; '.join(rewards),
     '; '.join(kept),
     _name(algorithm.credit),
