@@ -107,10 +107,10 @@ TASKS = {
         'experiment.Evaluation.problems = 0',
         'toys.many_answers.right = 1.0',
       ),
-      budget=100_000,
+      budget=400_000,
       prompts=32,
       group=8,
-      rates=(5e-4, 1e-3, 2e-3),
+      rates=(1e-3, 2e-3, 4e-3),
       shared=(
         'toys.many_answers.operands = 3',
         'toys.many_answers.noise = 1',
