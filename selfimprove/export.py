@@ -1,12 +1,12 @@
 """Exports a trained policy: `python -m selfimprove.export --workdir=...`.
 
-The folder that it writes is a Hugging Face checkpoint, which `transformers` and
-vLLM load.
+The folder that it writes is a Hugging Face checkpoint, which `transformers`
+loads.
 """
 
 from __future__ import annotations
 
-import json
+import fnmatch
 import os
 import shutil
 
@@ -15,6 +15,21 @@ from absl import flags
 from selfimprove import command, configuration
 from selfimprove.models import hf, hf_config
 from selfimprove.trained import Trained, open_workdir
+
+# What belongs to a model; a folder may hold more, which is nobody's business.
+_COPIED = (
+  'config.json',
+  'generation_config.json',
+  'tokenizer*.json',
+  'tokenizer.model',
+  'vocab.json',
+  'merges.txt',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'chat_template.*',
+  'LICENSE*',
+  'NOTICE*',
+)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -40,49 +55,30 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def export(trained: Trained, output: str, *, source: str) -> None:
-  """Writes a checkpoint with the trained weights and what else `source` has.
+  """Writes a checkpoint: trained weights, and config and text of `source`.
+
+  Weights are in the dtype in which those of `source` are stored.
 
   Args:
     trained: the model.
     output: folder; new or empty.
-    source: checkpoint of the same decoder, whose other files are copied.
+    source: checkpoint of the same decoder.
 
   Raises:
     ValueError: `source` is of another decoder, or `output` is in use.
   """
   if os.path.isdir(output) and os.listdir(output):
     raise ValueError(f'{output} is not empty; name a new folder.')
-  fields = dict(hf_config.read_config(source))
   model = trained.experiment.model
-  theirs = hf_config.from_folder(
-    folder=source,
-    dtype=model.dtype,
-    param_dtype=model.param_dtype,
-    remat=model.remat,
-  )
-  if theirs != model:
-    raise ValueError(
-      f'{source} is of another decoder than the run; name the checkpoint that '
-      'the run began with.'
-    )
+  hf_config.check_same(source, model)
   os.makedirs(output, exist_ok=True)
   for name in sorted(os.listdir(source)):
     path = os.path.join(source, name)
-    if os.path.isfile(path) and not _is_weights(name):
+    told = any(fnmatch.fnmatch(name, pattern) for pattern in _COPIED)
+    if told and os.path.isfile(path):
       shutil.copy(path, output)
-  hf.save(output, model, trained.params)
-  fields['dtype'] = model.param_dtype
-  fields.pop('torch_dtype', None)
-  with open(
-    os.path.join(output, hf_config.CONFIG_FILE), 'w', encoding='utf-8'
-  ) as file:
-    json.dump(fields, file, indent=2, sort_keys=True)
-
-
-def _is_weights(name: str) -> bool:
-  """Weights of the source, in whatever format; they are not these."""
-  endings = ('.safetensors', '.bin', '.pt', '.pth', '.index.json', '.gguf')
-  return name.endswith(endings)
+  stored = hf_config.stored_dtype(hf_config.read_config(source))
+  hf.save(output, model, trained.params, dtype=stored)
 
 
 def main(options: flags.FlagValues) -> None:

@@ -22,7 +22,7 @@ from selfimprove.experiment import (
   make_judge,
   make_streams,
 )
-from selfimprove.models import hf
+from selfimprove.models import hf, hf_config
 from selfimprove.ops.keys import named_key
 from selfimprove.training import lock, loop
 from selfimprove.training.checkpoint import CheckpointStore, restore_params
@@ -210,6 +210,7 @@ def _init_params(
   def read() -> Params:
     like = abstract_params(policy, mesh)
     if hf.is_checkpoint(experiment.init_from):
+      hf_config.check_same(experiment.init_from, experiment.model)
       return hf.load(experiment.init_from, experiment.model, like=like)
     return restore_params(experiment.init_from, like=like)
 

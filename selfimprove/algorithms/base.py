@@ -234,8 +234,9 @@ class Algorithm:
       of the critic before the update, and of the critic that is trained).
     token_reward: rewards of single tokens, as of a learned process reward; they
       come to `dense_rewards`, which credit rules add to those of attempts.
-    derived: further streams without gradient, made from those in this order;
-      what is called `dense_rewards` is added to the `token_reward`.
+    derived: further streams without gradient: first `dense_rewards`, which are
+      added to the `token_reward`, then the others by their names' alphabet;
+      each may read those before it.
     collect: how a batch is filled; None to learn from every group.
     samples_of: whose samples are learned from: of the `policy` as it is, or of
       the `reference`, which stays as it was when the stage began.
@@ -258,4 +259,9 @@ class Algorithm:
       raise ValueError(
         f"samples_of={self.samples_of!r} is nobody; name 'policy' or "
         "'reference'."
+      )
+    if self.samples_of == 'reference' and 'old_logprobs' in self.needs:
+      raise ValueError(
+        "samples_of='reference' and a ratio against `old_logprobs`, which are "
+        "the policy's; read `ratios.Sampler()` and leave them out of `needs`."
       )

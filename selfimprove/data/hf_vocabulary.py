@@ -40,10 +40,12 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
     self.folder = os.fspath(folder)
     with open(path, encoding='utf-8') as file:
       self._text = file.read()
-    self._tokenizer = tokenizers.Tokenizer.from_str(self._text)
+    self._tokenizer = _parsed(self._text, path)
     # What a file of others says about widths is not ours to obey.
     self._tokenizer.no_padding()
     self._tokenizer.no_truncation()
+    vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+    self._size = 1 + max(vocabulary.values())
     self._unknown = self._find_unknown()
     self.eos_ids = self._find_eos()
 
@@ -68,13 +70,14 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
 
   @property
   def _base_vocab_size(self) -> int:
-    return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+    return self._size
 
   def _encode(self, s: str) -> Sequence[int]:
     return self._tokenizer.encode(s, add_special_tokens=False).ids
 
   def _decode(self, ids: Iterable[int]) -> str:
-    return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+    written = [i for i in ids if i >= 0]  # Padding stands behind an end.
+    return self._tokenizer.decode(written, skip_special_tokens=True)
 
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
     def encode(text: Any) -> Any:
@@ -85,8 +88,10 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
     return ids
 
   def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-    def decode(row: Any) -> Any:
-      return tf.constant(self._decode(row.numpy().tolist()))
+    def decode(rows: Any) -> Any:
+      flat = rows.numpy().reshape(-1, rows.shape[-1]).tolist()
+      texts = tf.constant([self._decode(row) for row in flat])
+      return tf.reshape(texts, rows.shape[:-1])
 
     return tf.py_function(decode, [ids], tf.string)
 
@@ -105,11 +110,21 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
       if isinstance(found, str):
         found = self._tokenizer.token_to_id(found)
       if found is not None:
-        return tuple(found) if isinstance(found, list) else (found,)
+        return self._checked(found if isinstance(found, list) else [found])
     raise ValueError(
       f'{self.folder} does not say which token ends an answer; give its '
       'generation_config.json an eos_token_id.'
     )
+
+  def _checked(self, ends: list[Any]) -> tuple[int, ...]:
+    known = [type(i) is int and 0 <= i < self._size for i in ends]
+    if not ends or not all(known):
+      raise ValueError(
+        f'{self.folder} says that eos_token_id={ends} ends an answer, and its '
+        f'tokenizer has the ids 0 to {self._size - 1}; correct its '
+        'generation_config.json.'
+      )
+    return tuple(ends)
 
   def __eq__(self, other: object) -> bool:
     return isinstance(other, HuggingFaceVocabulary) and (
@@ -128,4 +143,21 @@ def _read(path: str) -> dict[str, Any]:
   if not os.path.isfile(path):
     return {}
   with open(path, encoding='utf-8') as file:
-    return json.load(file)
+    try:
+      fields = json.load(file)
+    except json.JSONDecodeError as error:
+      raise ValueError(
+        f'{path} is no JSON ({error}); download it again.'
+      ) from None
+  if not isinstance(fields, dict):
+    raise ValueError(f'{path} holds no JSON object; download it again.')
+  return fields
+
+
+def _parsed(text: str, path: str) -> tokenizers.Tokenizer:
+  try:
+    return tokenizers.Tokenizer.from_str(text)
+  except Exception as error:  # Of no narrower type.
+    raise ValueError(
+      f'{path} is no tokenizer ({error}); download it again.'
+    ) from None

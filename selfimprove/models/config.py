@@ -55,7 +55,7 @@ class RopeScaling:
 
 
 def evenly_scaled(factor: float) -> RopeScaling:
-  """Every rotary frequency divided by `factor` (Gemma 3 from 4B on).
+  """Every rotary frequency divided by `factor`: linear scaling.
 
   Args:
     factor: by how much the context grew, >= 1.

@@ -69,6 +69,11 @@ def _keys(path: Any) -> Path:
   return tuple(key.key for key in path)
 
 
+def _inputs(keys: Path) -> int:
+  """Axes of inputs of a kernel of ours: out of the heads it has two."""
+  return 2 if keys[-2] == 'out' else 1
+
+
 def _modules(config: TransformerConfig) -> dict[str, str]:
   """Our modules of a block -> theirs."""
   modules = {
@@ -140,18 +145,23 @@ def save(
   config: TransformerConfig,
   params: Params,
   *,
+  dtype: str | None = None,
   max_bytes: int = 5 << 30,
 ) -> None:
   """Writes parameters as safetensors, in several files with an index.
 
   Args:
-    folder: made where it is not; what has the same name is replaced.
+    folder: made where it is not; safetensors that are in it are replaced.
     config: of the decoder.
-    params: of a policy, in the dtype in which they are written.
+    params: of a policy.
+    dtype: in which they are written; None for their own.
     max_bytes: of a file; a tensor that is larger has one to itself.
   """
   os.makedirs(folder, exist_ok=True)
-  tensors = _tensors(config, params)
+  for name in os.listdir(folder):
+    if name == INDEX_FILE or name.endswith('.safetensors'):
+      os.remove(os.path.join(folder, name))
+  tensors = _tensors(config, params, dtype)
   files = _dealt(tensors, max_bytes)
   index = dict[str, str]()
   for number, names in enumerate(files, 1):
@@ -177,16 +187,18 @@ class _Tensor(NamedTuple):
   layer: int | None
   layout: str
   inputs: int
+  dtype: Any
 
   @property
   def nbytes(self) -> int:
     """Of the tensor."""
-    return self.leaf.nbytes // (1 if self.layer is None else len(self.leaf))
+    count = self.leaf.size // (1 if self.layer is None else len(self.leaf))
+    return count * jnp.dtype(self.dtype).itemsize
 
   def read(self) -> np.ndarray:
     """The tensor in their layout."""
     array = self.leaf if self.layer is None else self.leaf[self.layer]
-    array = np.asarray(jax.device_get(array))
+    array = np.asarray(jax.device_get(array)).astype(self.dtype, copy=False)
     if self.layout != 'transposed':
       flat = array.reshape(-1) if self.layout == 'flat' else array
       return np.ascontiguousarray(flat)
@@ -194,18 +206,20 @@ class _Tensor(NamedTuple):
     return np.ascontiguousarray(array.reshape(rows, -1).T)
 
 
-def _tensors(config: TransformerConfig, params: Params) -> dict[str, _Tensor]:
+def _tensors(
+  config: TransformerConfig, params: Params, dtype: str | None
+) -> dict[str, _Tensor]:
   """Their tensors by name, in the order of our tree."""
   where, found = places(config), dict[str, _Tensor]()
   for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
     keys = _keys(path)
     place = where[keys]
-    # Only the projection out of the heads has two axes of inputs.
-    inputs = 2 if keys[-2] == 'out' else 1
     layers = range(config.num_layers) if keys[0] == 'layers' else (None,)
     for layer in layers:
       name = place.name.format(layer)
-      found[name] = _Tensor(leaf, layer, place.layout, inputs)
+      found[name] = _Tensor(
+        leaf, layer, place.layout, _inputs(keys), dtype or leaf.dtype
+      )
   return found
 
 
@@ -225,9 +239,9 @@ def _files(folder: str | os.PathLike[str]) -> dict[str, str]:
   """Name of a tensor -> path of its file."""
   index = os.path.join(folder, INDEX_FILE)
   if os.path.isfile(index):
-    with open(index, encoding='utf-8') as file:
-      names = json.load(file)['weight_map']
-    files = {name: os.path.join(folder, at) for name, at in names.items()}
+    files = {
+      name: os.path.join(folder, at) for name, at in _weight_map(index).items()
+    }
     for path in sorted(set(files.values())):
       if not os.path.isfile(path):
         raise FileNotFoundError(
@@ -244,45 +258,62 @@ def _files(folder: str | os.PathLike[str]) -> dict[str, str]:
     return dict.fromkeys(opened.keys(), path)
 
 
+def _weight_map(index: str) -> dict[str, str]:
+  """Name of a tensor -> name of its file, which lies beside the index."""
+  with open(index, encoding='utf-8') as file:
+    try:
+      names = json.load(file)['weight_map']
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+      raise ValueError(
+        f'{index} has no `weight_map` ({error}); download it again.'
+      ) from None
+  for at in names.values():
+    if os.path.basename(at) != at or not at.endswith('.safetensors'):
+      raise ValueError(
+        f'{index} names the file {at!r}, which is no safetensors file beside '
+        'it; use another checkpoint.'
+      )
+  return names
+
+
 def _read(reader: _Reader, place: Place, leaf: Any, keys: Path) -> jax.Array:
   """One array of ours, layer by layer where it has layers."""
   if keys[0] != 'layers':
     return jax.device_put(
-      _in_our_layout(reader, place.name, place, leaf.shape, leaf.dtype),
+      _in_our_layout(reader, place, leaf.shape, keys).astype(leaf.dtype),
       leaf.sharding,
     )
-  shape = leaf.shape[1:]
-  made = _zeros(leaf.shape, leaf.dtype, leaf.sharding)()
+  make = functools.partial(jnp.zeros, leaf.shape, leaf.dtype)
+  made = jax.jit(make, out_shardings=leaf.sharding)()
+  put = jax.jit(_put, donate_argnums=0, out_shardings=leaf.sharding)
   for layer in range(leaf.shape[0]):
-    name = place.name.format(layer)
-    tensor = _in_our_layout(reader, name, place, shape, leaf.dtype)
-    made = _put(made, tensor, jnp.int32(layer))
+    at = place._replace(name=place.name.format(layer))
+    tensor = _in_our_layout(reader, at, leaf.shape[1:], keys)
+    made = put(made, tensor.astype(leaf.dtype), jnp.int32(layer))
   return made
 
 
 def _in_our_layout(
-  reader: _Reader, name: str, place: Place, shape: tuple[int, ...], dtype: Any
+  reader: _Reader, place: Place, shape: tuple[int, ...], keys: Path
 ) -> np.ndarray:
-  tensor = reader.take(name)
-  count = math.prod(shape)
-  if tensor.size != count:
+  tensor, inputs = reader.take(place.name), _inputs(keys)
+  theirs = {
+    'same': shape,
+    'flat': (math.prod(shape),),
+    'transposed': (math.prod(shape[inputs:]), math.prod(shape[:inputs])),
+  }[place.layout]
+  if tensor.shape != theirs:
     raise ValueError(
-      f'Tensor {name} has the shape {tensor.shape}, of which an array '
-      f'{tuple(shape)} cannot be made; its config.json is of another size.'
+      f'Tensor {place.name} has the shape {tensor.shape} and not {theirs}; its '
+      'config.json is of another size.'
     )
   if place.layout == 'transposed':
     tensor = tensor.T
-  return np.ascontiguousarray(tensor.reshape(shape)).astype(dtype, copy=False)
+  return np.ascontiguousarray(tensor.reshape(shape))
 
 
-def _zeros(shape: Any, dtype: Any, sharding: Any) -> Any:
-  make = functools.partial(jnp.zeros, shape, dtype)
-  return jax.jit(make, out_shardings=sharding)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
 def _put(array: jax.Array, layer: jax.Array, at: jax.Array) -> jax.Array:
-  """`array` with one of its layers written, in place."""
+  """`array` with one of its layers written."""
   return jax.lax.dynamic_update_index_in_dim(array, layer, at, axis=0)
 
 
@@ -314,6 +345,10 @@ class _Reader:
   def check_all_read(self, config: TransformerConfig) -> None:
     if config.tied_embeddings:
       self._left.discard('lm_head.weight')  # The table under a second name.
+    # Older Llama checkpoints store what follows from their config.
+    self._left = {
+      name for name in self._left if not name.endswith('.rotary_emb.inv_freq')
+    }
     if self._left:
       shown = ', '.join(sorted(self._left)[:4])
       raise ValueError(

@@ -30,7 +30,7 @@ _ONLY = {
 
 
 def read_config(folder: str | os.PathLike[str]) -> Fields:
-  """The fields of a checkpoint's `config.json`, those of its text part.
+  """The fields of a checkpoint's `config.json`.
 
   Args:
     folder: of the checkpoint.
@@ -87,6 +87,35 @@ def from_folder(
   return dataclasses.replace(config, remat=remat)
 
 
+def check_same(
+  folder: str | os.PathLike[str], model: TransformerConfig
+) -> None:
+  """Refuses a checkpoint that is not of a model's architecture.
+
+  How it is stored and computed (dtypes, rematerialisation) may differ.
+
+  Args:
+    folder: of the checkpoint.
+    model: what its weights are to be computed with.
+
+  Raises:
+    ValueError: an option or a size differs.
+  """
+  theirs = from_folder(
+    folder=folder, dtype=model.dtype, param_dtype=model.param_dtype
+  )
+  for field in dataclasses.fields(model):
+    if field.name in ('remat', 'scan_layers'):
+      continue
+    one, other = getattr(theirs, field.name), getattr(model, field.name)
+    if one != other:
+      raise ValueError(
+        f'The checkpoint {os.fspath(folder)} has {field.name}={one!r}, the '
+        f'model {other!r}; bind MODEL to @hf_config.from_folder() of this '
+        'folder, or name another checkpoint.'
+      )
+
+
 def to_transformer(
   fields: Fields, *, dtype: str = 'bfloat16', param_dtype: str | None = None
 ) -> TransformerConfig:
@@ -116,20 +145,31 @@ def to_transformer(
         f'config.json has {name}={fields[name]!r}, and only {value!r} is '
         'supported; use another checkpoint.'
       )
-  stored = fields.get('dtype', fields.get('torch_dtype', 'float32'))
   return TransformerConfig(
     **_shape(fields),
     **FAMILIES[family](fields),
     dtype=dtype,
-    param_dtype=param_dtype or _dtype(stored),
+    param_dtype=param_dtype or _dtype(stored_dtype(fields)),
   )
+
+
+def stored_dtype(fields: Fields) -> str:
+  """The dtype in which a checkpoint stores its parameters.
+
+  Args:
+    fields: of its `config.json`.
+
+  Returns:
+    A name, such as `bfloat16`; `float32` if it says nothing.
+  """
+  return fields.get('dtype', fields.get('torch_dtype')) or 'float32'
 
 
 def _dtype(stored: Any) -> str:
   if stored not in DTYPES:
     raise ValueError(
-      f'config.json has dtype={stored!r}; name the dtype of parameters: '
-      f'{" or ".join(DTYPES)}.'
+      f'config.json has dtype={stored!r}; bind hf_config.from_folder.'
+      f'param_dtype to {" or ".join(map(repr, DTYPES))}.'
     )
   return stored
 
@@ -187,13 +227,13 @@ def _scaling(rope: Fields) -> RopeScaling | None:
   if kind == 'default':
     return None
   if kind == 'linear':
-    return evenly_scaled(rope['factor'])
+    return evenly_scaled(_need(rope, 'factor'))
   if kind == 'llama3':
     return RopeScaling(
-      factor=rope['factor'],
-      low_frequency_factor=rope['low_freq_factor'],
-      high_frequency_factor=rope['high_freq_factor'],
-      original_context=rope['original_max_position_embeddings'],
+      factor=_need(rope, 'factor'),
+      low_frequency_factor=_need(rope, 'low_freq_factor'),
+      high_frequency_factor=_need(rope, 'high_freq_factor'),
+      original_context=_need(rope, 'original_max_position_embeddings'),
     )
   raise ValueError(
     f'config.json has rope_type={kind!r}; supported are default, linear and '
@@ -203,7 +243,8 @@ def _scaling(rope: Fields) -> RopeScaling | None:
 
 def _full_rope(fields: Fields) -> dict[str, Any]:
   rope = _rope(fields)
-  return {'rope_theta': rope['rope_theta'], 'rope_scaling': _scaling(rope)}
+  theta = _need(rope, 'rope_theta')
+  return {'rope_theta': theta, 'rope_scaling': _scaling(rope)}
 
 
 def _llama(fields: Fields) -> dict[str, Any]:
@@ -239,6 +280,14 @@ def _global_every(fields: Fields, default: int) -> int:
   layers = fields.get('layer_types')
   if layers is None:
     return fields.get('sliding_window_pattern', default)
+  if len(layers) != fields['num_hidden_layers'] or (
+    not {*layers} <= {'full_attention', 'sliding_attention'}
+  ):
+    raise ValueError(
+      f'config.json has layer_types={layers} for num_hidden_layers='
+      f'{fields["num_hidden_layers"]}; supported are full_attention and '
+      'sliding_attention, one for each layer.'
+    )
   full = [i for i, kind in enumerate(layers, 1) if kind == 'full_attention']
   every = full[0] if full else 0
   if full != list(range(every, len(layers) + 1, every or 1))[: len(full)] or (
@@ -256,9 +305,11 @@ def _gemma2(fields: Fields) -> dict[str, Any]:
 
 
 def _gemma3(fields: Fields) -> dict[str, Any]:
-  local = _rope(fields, 'sliding_attention')['rope_theta']
-  if 'rope_parameters' not in fields:
-    local = fields.get('rope_local_base_freq', 10_000.0)
+  local = fields.get('rope_local_base_freq', 10_000.0)
+  if 'rope_parameters' in fields:
+    ropes = _need(fields, 'rope_parameters')
+    local = _need(_need(ropes, 'sliding_attention'), 'rope_theta')
+    _need(ropes, 'full_attention')
   return {
     **_gemma(fields),
     'qk_norm': True,

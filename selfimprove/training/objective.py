@@ -90,7 +90,8 @@ def value_and_grad(
     )
     total, metrics = _loss(algorithm, part, scores, counts)
     if 'policy' in params:
-      metrics |= _of_policy(part.rollout, scores)
+      of_policy = algorithm.samples_of == 'policy'
+      metrics |= _of_policy(part.rollout, scores, sampled_by_it=of_policy)
     return total, metrics
 
   differentiate = jax.value_and_grad(loss, has_aux=True)
@@ -225,14 +226,16 @@ def _term(
   return share, by_turn
 
 
-def _of_policy(rollout: Rollout, scores: Scores) -> Metrics:
+def _of_policy(
+  rollout: Rollout, scores: Scores, *, sampled_by_it: bool
+) -> Metrics:
   """How sure the policy is of its tokens, and how the sampler saw them."""
   logprobs = jax.lax.stop_gradient(scores.logprobs)
   mask = rollout.loss_mask
   # Of tokens that were certain, or demonstrated, the sampler says nothing.
   sampled = mask & (rollout.sampler_logprobs != 0)
   # Nor does it of those that were drawn behind a hint.
-  sampled = sampled & ~rollout.off_context[:, None]
+  sampled = sampled & ~rollout.off_context[:, None] & sampled_by_it
   gap = jnp.abs(logprobs - rollout.sampler_logprobs)
   return {
     'policy/entropy': _mean(-logprobs, mask),

@@ -91,7 +91,11 @@ def with_derived(
   if given is not None:
     made = given(rollout, rewards, streams)
     streams['dense_rewards'] = jax.lax.stop_gradient(made)
-  for name, derive in algorithm.derived.items():
+  # Inside jit a mapping has lost its order: one that does not depend on it.
+  for name in sorted(
+    algorithm.derived, key=lambda name: (name != 'dense_rewards', name)
+  ):
+    derive = algorithm.derived[name]
     made = jax.lax.stop_gradient(derive(rollout, rewards, streams))
     if name == 'dense_rewards' and given is not None:
       made = made + streams[name]

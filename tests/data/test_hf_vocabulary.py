@@ -104,6 +104,15 @@ def test_in_the_graph_of_tensorflow_ids_are_the_same(vocabulary):
   assert b'plain words' in vocabulary.decode_tf(ids).numpy()
 
 
+def test_what_stands_behind_an_end_is_not_decoded(vocabulary):
+  ids = list(vocabulary.encode('plain words'))
+  row = [*ids, 2, *ids]
+  rows = tf.constant([row, [*ids, 2, *([0] * len(ids))]])
+  for text in vocabulary.decode_tf(rows).numpy():
+    assert text.decode('utf-8') == vocabulary.decode(row)
+  assert vocabulary.decode(row) == vocabulary.decode(ids)
+
+
 def test_an_answer_ends_at_any_of_its_ends_and_no_token_is_padding(vocabulary):
   assert vocabularies.eos_ids(vocabulary=vocabulary).tolist() == [2, 0]
   ids = list(vocabulary.encode('plain words'))
@@ -160,6 +169,27 @@ def test_the_end_of_an_answer_is_found_where_it_is_said(tmp_path, files, ends):
   for name, fields in files.items():
     (tmp_path / name).write_text(json.dumps(fields), encoding='utf-8')
   assert HuggingFaceVocabulary(tmp_path).eos_ids == ends
+
+
+@pytest.mark.parametrize('ends', [[], [-1], [10_000], ['<|end|>'], [True]])
+def test_ends_that_are_no_ids_are_refused(tmp_path, ends):
+  write_tokenizer(tmp_path)
+  path = tmp_path / 'generation_config.json'
+  path.write_text(json.dumps({'eos_token_id': ends}), encoding='utf-8')
+  with pytest.raises(ValueError, match='ends an answer, and its tokenizer'):
+    HuggingFaceVocabulary(tmp_path)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+  write_tokenizer(tmp_path)
+  for text, sentence in (('[]', 'no JSON object'), ('{', 'is no JSON')):
+    path = tmp_path / 'generation_config.json'
+    path.write_text(text, encoding='utf-8')
+    with pytest.raises(ValueError, match=rf'generation_config.*{sentence}'):
+      HuggingFaceVocabulary(tmp_path)
+  (tmp_path / 'tokenizer.json').write_text('{"model"', encoding='utf-8')
+  with pytest.raises(ValueError, match=r'tokenizer\.json is no tokenizer'):
+    HuggingFaceVocabulary(tmp_path)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from selfimprove.models import hf, hf_config
 from selfimprove.models.transformer import make_policy
@@ -59,7 +60,11 @@ def test_an_imported_model_has_the_logits_of_its_library(checkpoint):
 
 def test_an_export_is_the_import_bit_for_bit(checkpoint, tmp_path):
   theirs, folder = checkpoint
-  config, _, params = _load(folder, data=1, fsdp=2, model=2)
+  config, policy, params = _load(folder, data=1, fsdp=2, model=2)
+  like = abstract_params(policy, tiny.mesh(data=1, fsdp=2, model=2))
+  assert jax.tree.all(
+    jax.tree.map(lambda a, b: a.sharding == b.sharding, params, like)
+  )
   hf.save(tmp_path, config, params, max_bytes=20_000)
   assert len(list(tmp_path.glob('model-*.safetensors'))) > 1
   (tmp_path / 'config.json').write_bytes((folder / 'config.json').read_bytes())
@@ -116,6 +121,53 @@ def test_a_tensor_that_is_missing_is_named(llama):
     hf.load(llama, config, like=like)
 
 
+def test_a_tensor_the_wrong_way_round_is_refused(llama):
+  config, policy, _ = _load(llama)
+  path = llama / hf.SINGLE_FILE
+  weights = load_file(path)
+  name = 'model.layers.1.mlp.gate_proj.weight'
+  weights[name] = np.ascontiguousarray(weights[name].T)
+  save_file(weights, path)
+  like = abstract_params(policy, tiny.mesh())
+  with pytest.raises(
+    ValueError, match=r'gate_proj.* \(32, 48\) and not \(48, '
+  ):
+    hf.load(llama, config, like=like)
+
+
+def test_what_follows_from_the_config_need_not_be_stored(llama):
+  config, policy, _ = _load(llama)
+  path = llama / hf.SINGLE_FILE
+  weights = load_file(path)
+  weights['model.layers.0.self_attn.rotary_emb.inv_freq'] = np.ones(4)
+  save_file(weights, path)
+  hf.load(llama, config, like=abstract_params(policy, tiny.mesh()))
+
+
+@pytest.mark.parametrize('at', ['../model.safetensors', '/x.safetensors', 'x'])
+def test_an_index_that_leaves_its_folder_is_refused(llama, at):
+  config, policy, _ = _load(llama)
+  text = json.dumps({'weight_map': {'model.norm.weight': at}})
+  (llama / hf.INDEX_FILE).write_text(text, encoding='utf-8')
+  like = abstract_params(policy, tiny.mesh())
+  with pytest.raises(ValueError, match='no safetensors file beside it'):
+    hf.load(llama, config, like=like)
+  (llama / hf.INDEX_FILE).write_text('{}', encoding='utf-8')
+  with pytest.raises(ValueError, match='no `weight_map`'):
+    hf.load(llama, config, like=like)
+
+
+def test_a_model_of_another_config_is_named_by_its_field(llama):
+  model = hf_config.from_folder(folder=llama)
+  other = dataclasses.replace(model, remat=False, dtype='float32')
+  hf_config.check_same(llama, other)
+  other = dataclasses.replace(other, rope_theta=1.0)
+  with pytest.raises(
+    ValueError, match=r'rope_theta=500.0, the model 1.0; bind'
+  ):
+    hf_config.check_same(llama, other)
+
+
 @pytest.mark.parametrize(
   ('changes', 'sentence'),
   [
@@ -127,7 +179,8 @@ def test_a_tensor_that_is_missing_is_named(llama):
       {'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 1.0}},
       "rope_type='yarn'",
     ),
-    ({'dtype': 'float16'}, "dtype='float16'"),
+    ({'dtype': 'float16'}, "dtype='float16'; bind hf_config"),
+    ({'rope_parameters': {'rope_type': 'linear'}}, 'lacks rope_theta'),
   ],
 )
 def test_what_cannot_be_computed_is_refused_by_field(changes, sentence):
@@ -171,4 +224,3 @@ def test_a_config_that_is_none_is_refused(tmp_path):
   (tmp_path / 'config.json').write_text('{', encoding='utf-8')
   with pytest.raises(ValueError, match='is no JSON'):
     hf_config.read_config(tmp_path)
-  assert json.dumps({}) == '{}'

@@ -24,10 +24,17 @@ class Constant:
 
 @types.record
 class Twice:
-  """Twice what is called `one`."""
+  """Twice what has that name."""
+
+  name: str = types.static()
 
   def __call__(self, rollout, rewards, streams):
-    return 2 * streams['one']
+    return 2 * streams[self.name]
+
+
+@jax.jit
+def _made(algorithm, rollout):
+  return with_derived(algorithm, rollout, jnp.zeros((16, 2)), {})
 
 
 def _derived(**slots):
@@ -36,7 +43,7 @@ def _derived(**slots):
   rollout = tiny.revise()(
     tiny.POLICY, params, tiny.prompts(), jax.random.key(1)
   )
-  found = with_derived(algorithm, rollout, jnp.zeros((16, 2)), {})
+  found = _made(algorithm, rollout)
   return {name: float(np.unique(stream)[0]) for name, stream in found.items()}
 
 
@@ -51,7 +58,11 @@ def test_rewards_of_tokens_of_both_kinds_add_up():
 
 def test_a_derived_stream_reads_those_before_it():
   found = _derived(
-    derived={'one': Constant(value=1.5), 'two': Twice()},
+    derived={
+      'also': Twice(name='dense_rewards'),
+      'dense_rewards': Constant(value=0.5),
+      'then': Twice(name='also'),
+    },
     token_reward=Constant(value=1.0),
   )
-  assert found == {'dense_rewards': 1.0, 'one': 1.5, 'two': 3.0}
+  assert found == {'dense_rewards': 1.5, 'also': 3.0, 'then': 6.0}
