@@ -44,16 +44,26 @@ def main(argv: list[str]) -> None:
     )
   tasks = [task for task in _TASKS.value if task != conversations.TASK]
   chosen = _chosen(tasks, _ALGORITHMS.value)
+  names = {*_ALGORITHMS.value}
+  talks = conversations.TASK in _TASKS.value and (
+    not names or bool(names & {*conversations.NAMES})
+  )
+  if not chosen and not talks:
+    raise app.UsageError(
+      f'None of the arms {sorted(names)} is run on {_TASKS.value}; see '
+      'experiments/ledger/arms.py.'
+    )
   # A polite end: runs that have begun are finished, no other is begun.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   with sweep.processes(workdir, count=_JOBS.value) as perform:
     if chosen:
       _sweep(perform, chosen, given)
-  if conversations.TASK in _TASKS.value and not _ALGORITHMS.value:
-    rows = list[work.Row]()
-    for seed in given or conversations.SEEDS:
-      rows += conversations.rows(workdir, seed=seed)
-      _write(rows)
+  if not talks:
+    return
+  rows = list[work.Row]()
+  for seed in given or conversations.SEEDS:
+    rows += conversations.rows(workdir, seed=seed, names=_ALGORITHMS.value)
+    _write(rows)
 
 
 def _chosen(
@@ -61,7 +71,8 @@ def _chosen(
 ) -> list[tuple[str, str]]:
   """Pairs of task and arm, task by task."""
   unknown = {*tasks} - {*arms.TASKS}
-  unknown |= {*names} - {arm.name for arm in arms.ARMS}
+  known = {arm.name for arm in arms.ARMS} | {*conversations.NAMES}
+  unknown |= {*names} - known
   if unknown:
     raise app.UsageError(
       f'There is no task or arm {sorted(unknown)}; see experiments/ledger/'

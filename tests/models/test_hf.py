@@ -129,9 +129,7 @@ def test_a_tensor_the_wrong_way_round_is_refused(llama):
   weights[name] = np.ascontiguousarray(weights[name].T)
   save_file(weights, path)
   like = abstract_params(policy, tiny.mesh())
-  with pytest.raises(
-    ValueError, match=r'gate_proj.* \(32, 48\) and not \(48, '
-  ):
+  with pytest.raises(ValueError, match=r'gate_proj.*32, 48. and not'):
     hf.load(llama, config, like=like)
 
 
@@ -162,9 +160,7 @@ def test_a_model_of_another_config_is_named_by_its_field(llama):
   other = dataclasses.replace(model, remat=False, dtype='float32')
   hf_config.check_same(llama, other)
   other = dataclasses.replace(other, rope_theta=1.0)
-  with pytest.raises(
-    ValueError, match=r'rope_theta=500.0, the model 1.0; bind'
-  ):
+  with pytest.raises(ValueError, match=r'rope_theta=500.0, the model'):
     hf_config.check_same(llama, other)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from selfimprove import partitioning
 from selfimprove.models.heads import make_critic
 from selfimprove.training import packing
 from selfimprove.training.score import score, values
@@ -38,10 +39,14 @@ def test_samples_are_placed_side_by_side():
     row, offset = map(np.asarray, place(jnp.asarray(lengths, jnp.int32)))
     _check(lengths, row, offset)
     placed += np.all(row < ROWS)
-    # First-fit decreasing needs at most 3/2 of the best and one row more.
-    if lengths.sum() <= WIDTH:
-      assert np.all(row < ROWS)
   assert 5 < placed < 45
+
+
+def test_the_longest_is_placed_first():
+  # In their order, 4 + 4, 5 and 5 would leave no row to the 9.
+  row, offset = place(jnp.asarray([4, 4, 5, 5, 9], jnp.int32))
+  assert row.tolist() == [1, 2, 1, 2, 0]
+  assert offset.tolist() == [5, 5, 0, 0, 0]
 
 
 def test_a_sample_without_room_is_told_apart():
@@ -107,6 +112,14 @@ def test_packed_samples_score_as_those_read_alone():
   rollout = _rollout()
   assert np.all(_fits(rollout))
   _assert_close(rollout, _scored(rollout, ROWS), _scored(rollout, 0))
+
+
+def test_packed_samples_score_the_same_on_a_mesh():
+  mesh = small.mesh(data=2, model=2)
+  with jax.set_mesh(mesh):
+    placed = jax.device_put(_rollout(), partitioning.rows(mesh))
+    got = jax.device_get(_scored(placed, ROWS))
+  _assert_close(_rollout(), got, _scored(_rollout(), 0))
 
 
 def test_a_sample_does_not_see_those_in_its_row():
