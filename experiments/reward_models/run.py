@@ -10,11 +10,11 @@ import os
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from experiments.reward_models import data, report
 from experiments.reward_models.curve import curve
-from selfimprove import configuration, train
+from selfimprove import command, configuration, train
 from selfimprove.evaluate import evaluate
 from selfimprove.evaluation.report import write_json
 from selfimprove.experiment import Experiment
@@ -25,7 +25,7 @@ MODELS = {
   'outcome_model': ('preferences', 'answers'),
   'process_model': ('steps', 'steps'),
 }
-"""Reward model -> its file, and that of the policy that it begins with."""
+"""Reward model -> its file, and that of the policy that it is to judge."""
 
 ARMS = {
   'outcome_rl': 'outcome_model',
@@ -34,10 +34,23 @@ ARMS = {
 }
 """Run -> the reward model that it is trained against."""
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything goes.')
-_SEEDS = flags.DEFINE_list('seeds', ['11', '12', '13'], 'Seeds.')
-_ROWS = flags.DEFINE_integer('rows', 12288, 'Rows of each data file.')
-_PLOT = flags.DEFINE_bool('plot', True, 'Draw curves.png (needs matplotlib).')
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of this command.
+
+  Args:
+    values: where they go.
+  """
+  flags.DEFINE_string(
+    'workdir', None, 'Where everything goes.', flag_values=values
+  )
+  flags.DEFINE_list('seeds', ['11', '12', '13'], 'Seeds.', flag_values=values)
+  flags.DEFINE_integer(
+    'rows', 12288, 'Rows of each data file.', flag_values=values
+  )
+  flags.DEFINE_bool(
+    'plot', True, 'Draw curves.png (needs matplotlib).', flag_values=values
+  )
 
 
 def seed_results(folder: str, *, seed: int, rows: int) -> dict[str, Any]:
@@ -58,8 +71,7 @@ def seed_results(folder: str, *, seed: int, rows: int) -> dict[str, Any]:
   for model, (file, answers) in MODELS.items():
     base = _train('base_policy', answers, folder, seed, to=f'base_of_{model}')
     bases[model] = f'{base}/checkpoints'
-    begin = f"INIT_FROM = '{bases[model]}'"
-    models[model] = _accuracy(_train(model, file, folder, seed, begin))
+    models[model] = _accuracy(_train(model, file, folder, seed))
   curves = {}
   for arm, model in ARMS.items():
     workdir = _train(
@@ -100,32 +112,39 @@ def _accuracy(workdir: str) -> dict[str, Any]:
   return {'accuracy': found.value, 'judged': found.count}
 
 
-def main(argv: list[str]) -> None:
-  """Trains and measures all seeds, then prints the table."""
-  del argv
-  workdir = _WORKDIR.value
+def main(options: flags.FlagValues) -> None:
+  """Trains and measures all seeds, then prints the table.
+
+  Args:
+    options: parsed flags.
+
+  Raises:
+    ConfigError: there is no --workdir.
+  """
+  workdir = options.workdir
   if not workdir:
-    raise app.UsageError('Give a --workdir.')
+    raise configuration.ConfigError('No --workdir given; name a folder.')
   # The seeds run the same programs.
   jax.config.update(
     'jax_compilation_cache_dir', os.path.abspath(f'{workdir}/compiled')
   )
   results = []
-  for seed in map(int, _SEEDS.value):
+  for seed in map(int, options.seeds):
     path = f'{workdir}/seed_{seed}/results.json'
     if not os.path.exists(path):
       write_json(
         path,
-        seed_results(f'{workdir}/seed_{seed}', seed=seed, rows=_ROWS.value),
+        seed_results(f'{workdir}/seed_{seed}', seed=seed, rows=options.rows),
       )
     with open(path, encoding='utf-8') as opened:
       results.append(json.load(opened))
+    # After every seed, so that an interrupted run leaves what it has.
     write_json(f'{workdir}/summary.json', report.summary(results))
   print(report.table(report.summary(results)))
   print(f'Written to {workdir}/summary.json')
-  if _PLOT.value:
+  if options.plot:
     report.plot(report.summary(results), f'{workdir}/curves.png')
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.start(define_flags, main)

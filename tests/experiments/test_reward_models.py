@@ -8,9 +8,11 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
-from experiments.reward_models import data, report
+from experiments.reward_models import data, report, run
 from experiments.reward_models.truth import Count, Successors
+from selfimprove import command
 from tests.algorithms.rollouts import of_turns
 from tests.rollout import tiny
 
@@ -102,3 +104,11 @@ def test_curves_are_means_over_seeds_step_by_step():
   }
   assert '0.500 ± 0.250' in report.table(found)
   assert np.shape(found['seeds']) == (2,)
+
+
+def test_a_command_without_a_workdir_says_so_in_one_sentence():
+  options = flags.FlagValues()
+  run.define_flags(options)
+  options(['run'])
+  with pytest.raises(SystemExit, match=r'^Error: No --workdir given'):
+    command.finish(run.main, options)
