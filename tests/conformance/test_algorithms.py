@@ -191,7 +191,6 @@ def test_its_operative_config_describes_itself(file, tmp_path):
   'reinforce',
   'score',
   'ppo',
-  'dapo',
   'guide_grpo',
   'nft',
   'tempo',
@@ -280,7 +279,7 @@ def test_micro_batches_on_a_mesh_give_the_update_of_one_device(file):
   )
 
 
-@some('score', 'tempo')
+@some()
 def test_packed_samples_give_the_update_of_unpacked_ones(file):
   config = _experiment(file)[0].model
   stage = _stages(file)[0]

@@ -120,9 +120,8 @@ def test_every_group_that_teaches_is_learned_from_once_in_order(
   assert int(state.position) > len(sampled)
 
 
-@pytest.mark.parametrize(
-  'retry', [pytest.param(None, marks=pytest.mark.slow), _retry()]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('retry', [None, _retry()])
 def test_an_interrupted_collection_ends_bit_for_bit_as_a_straight_one(
   tmp_path, monkeypatch, retry
 ):
