@@ -111,14 +111,14 @@ def read(
       'choose fewer, or 0 to read each sample alone.'
     )
 
+  row, offset = _places(positions, group_size, rows)
+
   def packed(params: Params) -> Array:
     fork = network.fork(cache, group_size=rows, slots=0)
-    return _read_packed(
-      network, params, fork, tokens, positions, group_size, rows
-    )
+    begin = row * tokens.shape[1] + offset
+    return _read_packed(network, params, fork, tokens, positions, begin, rows)
 
-  room = fits(positions, group_size=group_size, rows=rows).all()
-  return jax.lax.cond(room, packed, alone, params)
+  return jax.lax.cond((row < rows).all(), packed, alone, params)
 
 
 def _places(
@@ -138,14 +138,14 @@ def _read_packed(
   cache: Any,
   tokens: Array,
   positions: Array,
-  group_size: int,
+  begin: Array,
   rows: int,
 ) -> Array:
-  """`read` where everything fits."""
-  width, empty = tokens.shape[1], rows * tokens.shape[1]
-  row, offset = _places(positions, group_size, rows)
+  """`read` where everything fits: from slot begin[p g] of the group's on."""
+  width, group_size = tokens.shape[1], begin.shape[1]
+  empty = rows * width
   real = (positions >= 0).reshape(-1, group_size, width)
-  place = (row * width + offset)[:, :, None] + jnp.cumsum(real, axis=2) - 1
+  place = begin[:, :, None] + jnp.cumsum(real, axis=2) - 1
   # Slots of a group, flat: [p, g * n] places among [p, rows * n].
   place = jnp.where(real, place, empty).reshape(-1, group_size * width)
   samples = jnp.repeat(jnp.arange(group_size, dtype=jnp.int32), width)
