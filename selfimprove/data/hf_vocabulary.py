@@ -9,6 +9,7 @@ from typing import Any
 
 import tokenizers
 
+from selfimprove import json_object
 from selfimprove.data.tensorflow_host import seqio, tf
 
 TOKENIZER_FILE = 'tokenizer.json'
@@ -140,18 +141,7 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
 
 def _read(path: str) -> dict[str, Any]:
   """The fields of a file; none if it is not there."""
-  if not os.path.isfile(path):
-    return {}
-  with open(path, encoding='utf-8') as file:
-    try:
-      fields = json.load(file)
-    except json.JSONDecodeError as error:
-      raise ValueError(
-        f'{path} is no JSON ({error}); download it again.'
-      ) from None
-  if not isinstance(fields, dict):
-    raise ValueError(f'{path} holds no JSON object; download it again.')
-  return fields
+  return json_object.read(path) if os.path.isfile(path) else {}
 
 
 def _parsed(text: str, path: str) -> tokenizers.Tokenizer:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from selfimprove import json_object
 from selfimprove.models.config import (
   DTYPES,
   RopeScaling,
@@ -47,16 +47,7 @@ def read_config(folder: str | os.PathLike[str]) -> Fields:
     raise FileNotFoundError(
       f'There is no {path}; name the folder of a Hugging Face checkpoint.'
     )
-  with open(path, encoding='utf-8') as file:
-    try:
-      fields = json.load(file)
-    except json.JSONDecodeError as error:
-      raise ValueError(
-        f'{path} is no JSON ({error}); download it again.'
-      ) from None
-  if not isinstance(fields, dict):
-    raise ValueError(f'{path} holds no JSON object; download it again.')
-  return fields
+  return json_object.read(path)
 
 
 def from_folder(
