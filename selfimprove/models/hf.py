@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -323,12 +324,13 @@ class _Reader:
   def __init__(self, files: Mapping[str, str]) -> None:
     self._files, self._left = files, set(files)
     self._open: dict[str, Any] = {}
+    self._stack = contextlib.ExitStack()
 
   def __enter__(self) -> _Reader:
     return self
 
   def __exit__(self, *_: Any) -> None:
-    self._open.clear()
+    self._stack.close()
 
   def take(self, name: str) -> np.ndarray:
     if name not in self._files:
@@ -338,7 +340,8 @@ class _Reader:
       )
     path = self._files[name]
     if path not in self._open:
-      self._open[path] = safe_open(path, framework='numpy').__enter__()
+      opened = safe_open(path, framework='numpy')
+      self._open[path] = self._stack.enter_context(opened)
     self._left.discard(name)
     return self._open[path].get_tensor(name)
 
