@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import sys
@@ -75,12 +76,18 @@ Perform = Callable[[Sequence[Job]], tuple[dict[Job, work.Row], list[str]]]
 
 
 @contextlib.contextmanager
-def processes(workdir: str, *, count: int) -> Iterator[Perform]:
+def processes(
+  workdir: str,
+  *,
+  count: int,
+  make: Callable[[str, Job], work.Row] = perform,
+) -> Iterator[Perform]:
   """A function that performs runs, several at a time.
 
   Args:
     workdir: of the ledger.
     count: processes, at least 1.
+    make: (workdir, run) -> row; of the top level of a module.
 
   Yields:
     The function; it shows its progress on standard error.
@@ -99,20 +106,25 @@ def processes(workdir: str, *, count: int) -> Iterator[Perform]:
   ) as pool:
 
     def run(jobs: Sequence[Job]) -> tuple[dict[Job, work.Row], list[str]]:
-      return _gather(pool, workdir, jobs)
+      safely = functools.partial(_safely, make, workdir)
+      return _gather(pool, safely, workdir, jobs)
 
     try:
       yield run
     except BaseException:
       # Runs that have not begun must not hold up the end.
-      pool.shutdown(wait=False, cancel_futures=True)
+      # Waited for here: the pool's own end forgets that they were cancelled.
+      pool.shutdown(wait=True, cancel_futures=True)
       raise
 
 
 def _gather(
-  pool: concurrent.futures.Executor, workdir: str, jobs: Sequence[Job]
+  pool: concurrent.futures.Executor,
+  safely: Callable[[Job], tuple[work.Row | None, str, bool]],
+  workdir: str,
+  jobs: Sequence[Job],
 ) -> tuple[dict[Job, work.Row], list[str]]:
-  futures = {pool.submit(_safely, workdir, job): job for job in jobs}
+  futures = {pool.submit(safely, job): job for job in jobs}
   rows, failures, began = {}, [], time.monotonic()
   new = sum(not done(workdir, job) for job in jobs)
   finished = 0
@@ -153,10 +165,12 @@ def _begin(workdir: str, numbers: 'multiprocessing.Queue[int]') -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
-def _safely(workdir: str, job: Job) -> tuple[work.Row | None, str, bool]:
+def _safely(
+  make: Callable[[str, Job], work.Row], workdir: str, job: Job
+) -> tuple[work.Row | None, str, bool]:
   """A row, or why there is none; and whether it was made just now."""
   fresh = not done(workdir, job)
   try:
-    return perform(workdir, job), '', fresh
+    return make(workdir, job), '', fresh
   except Exception as error:  # A diverged run must not end the sweep.
     return None, f'{type(error).__name__}: {error}', fresh

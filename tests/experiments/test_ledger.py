@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pathlib
+import signal
+import threading
+import time
 import types
 
 import pytest
@@ -213,3 +218,32 @@ def test_conversations_are_rows_of_the_ledger(tmp_path, monkeypatch):
   assert (found[0]['tokens'], found[1]['tokens']) == (0, 70)
   assert all(report.ledger_row(r)['delta'] == 0.4 for r in found)
   assert 'acc@t1 %' in report.tables(found)
+
+
+def _slowly(workdir, job):
+  pathlib.Path(workdir, f'begun_{job.seed}').touch()
+  time.sleep(0.3)
+  return {'accuracy': 0.0}
+
+
+@pytest.mark.slow  # A process that imports what the runs need.
+def test_what_is_stopped_finishes_what_has_begun_and_begins_no_more(tmp_path):
+  jobs = [
+    sweep.Job(task='decisions', arm='grpo', seed=seed, rate=1.0)
+    for seed in range(20)
+  ]
+  with (
+    pytest.raises(KeyboardInterrupt),
+    sweep.processes(str(tmp_path), count=1, make=_slowly) as perform,
+  ):
+    timer = threading.Thread(target=_stop_when_begun, args=(tmp_path,))
+    timer.start()
+    perform(jobs)
+  begun = len([*tmp_path.glob('begun_*')])
+  assert 1 <= begun <= 4  # The pool has handed on one or two besides.
+
+
+def _stop_when_begun(folder):
+  while not [*folder.glob('begun_*')]:
+    time.sleep(0.01)
+  os.kill(os.getpid(), signal.SIGINT)
