@@ -60,10 +60,7 @@ def main(argv: list[str]) -> None:
       _sweep(perform, chosen, given)
   if not talks:
     return
-  rows = list[work.Row]()
-  for seed in given or conversations.SEEDS:
-    rows += conversations.rows(workdir, seed=seed, names=_ALGORITHMS.value)
-    _write(rows)
+  _converse(workdir, _ALGORITHMS.value, given or conversations.SEEDS)
 
 
 def _chosen(
@@ -116,6 +113,17 @@ def _sweep(
     rows += _perform(perform, bases).values()
     rows += _perform(perform, runs).values()
     # After every seed, so that an interrupted sweep leaves what it has.
+    _write(rows)
+
+
+def _converse(workdir: str, names: Sequence[str], seeds: Sequence[int]) -> None:
+  """Learning rates of SCoRe's arms, then seeds at the best of them."""
+  rates = conversations.best_rates(
+    workdir, seed=_TUNING_SEED.value, names=names
+  )
+  rows = list[work.Row]()
+  for seed in seeds:
+    rows += conversations.rows(workdir, seed=seed, rates=rates, names=names)
     _write(rows)
 
 

@@ -38,11 +38,13 @@ def score(
     base model from nothing.
   """
   folder = os.path.join(workdir, 'score')
+  names = ('base', 'score_stage_one', 'score_stage_two')
+  known = [_remembered(folder, name) for name in names]
+  if all(known):
+    return [row for row in known if row]
   ends = _stage_ends(_train(f'{HERE}/run.gin', folder, seed, bindings))
   rows = []
-  for arm, end in zip(
-    ('base', 'score_stage_one', 'score_stage_two'), ends, strict=True
-  ):
+  for arm, end in zip(names, ends, strict=True):
     begin = 0 if arm == 'base' else ends[0]
     rows.append(
       _measure(
@@ -57,7 +59,12 @@ def score(
 
 
 def baseline(
-  workdir: str, *, arm: str, seed: int, bindings: Sequence[str] = ()
+  workdir: str,
+  *,
+  arm: str,
+  seed: int,
+  bindings: Sequence[str] = (),
+  name: str = '',
 ) -> list[Row]:
   """An arm that begins at the base model of the `score` arm.
 
@@ -66,6 +73,7 @@ def baseline(
     arm: name of its gin file.
     seed: of the run.
     bindings: gin lines that override the files.
+    name: of its folder, where `bindings` make it another arm.
 
   Returns:
     One summary row.
@@ -73,7 +81,10 @@ def baseline(
   Raises:
     FileNotFoundError: `score` has left no base model there.
   """
-  folder = os.path.join(workdir, arm)
+  folder = os.path.join(workdir, name or arm)
+  known = _remembered(folder, arm)
+  if known:
+    return [known]
   own = [f"INIT_FROM = '{_base_model(workdir)}'", *bindings]
   steps = _stage_ends(_train(f'{HERE}/{arm}.gin', folder, seed, own))[-1]
   return [
@@ -143,10 +154,9 @@ def _measure(
   begin: int,
 ) -> Row:
   """The row of the steps in (begin, step] on the test split, measured once."""
-  path = os.path.join(folder, f'{arm}.json')
-  if os.path.exists(path):
-    with open(path, encoding='utf-8') as file:
-      return json.load(file)
+  known = _remembered(folder, arm)
+  if known:
+    return known
   began = time.monotonic()
   trained = open_workdir(folder, step=step)
   measured = evaluate(trained, split='test', samples=SAMPLES, temperature=1.0)
@@ -163,9 +173,22 @@ def _measure(
     'tokens': int(_total(folder, METRICS_FILE, 'rollout/tokens', begin, step)),
     f'pass_at_{SAMPLES}': measured[f'pass@{SAMPLES}'].value,
   }
-  write_json(path, row)
+  write_json(_row_file(folder, arm), row)
   print(
     f'{arm}, seed {seed}: acc@t1 {row["acc_t1"]:.1%}, acc@t2 '
     f'{row["acc_t2"]:.1%} (measured in {time.monotonic() - began:.0f} s)'
   )
   return row
+
+
+def _row_file(folder: str, arm: str) -> str:
+  return os.path.join(folder, f'{arm}.json')
+
+
+def _remembered(folder: str, arm: str) -> Row | None:
+  """The row of an arm that has been measured."""
+  path = _row_file(folder, arm)
+  if not os.path.exists(path):
+    return None
+  with open(path, encoding='utf-8') as file:
+    return json.load(file)

@@ -186,38 +186,62 @@ def test_an_unknown_arm_is_refused():
     run._chosen(['facts'], ['gropo'])
 
 
-def test_conversations_are_rows_of_the_ledger(tmp_path, monkeypatch):
-  def made(arm, folder, seed):
-    assert folder == str(tmp_path / 'answer_first' / 'seed_11')
-    usual = dict.fromkeys(('i_to_c', 'c_to_i', 'pass_at_8', 'seconds'), 0.5)
-    return {
-      **usual,
-      'arm': arm,
-      'seed': seed,
-      'steps': 3,
-      'acc_t1': 0.2,
-      'acc_t2': 0.6,
-      'delta': 0.4,
-      'tokens': 70,
-    }
+def made(arm, folder, seed, *, right=0.6):
+  usual = dict.fromkeys(('i_to_c', 'c_to_i', 'pass_at_8', 'seconds'), 0.5)
+  return {
+    **usual,
+    'arm': arm,
+    'seed': seed,
+    'steps': 3,
+    'acc_t1': 0.2,
+    'acc_t2': right,
+    'delta': right - 0.2,
+    'tokens': 70,
+    'folder': folder,
+  }
 
-  monkeypatch.setattr(
-    conversations.arms,
-    'score',
-    lambda folder, seed: [made(arm, folder, seed) for arm in ('base', 'score')],
+
+@pytest.fixture
+def talks(monkeypatch):
+  """Arms that are right the more often, the lower their learning rate is."""
+
+  def score(folder, seed):
+    return [made(arm, folder, seed) for arm in conversations.STAGES]
+
+  def baseline(folder, arm, seed, bindings=(), name=''):
+    right = {'LEARNING_RATE = 0.00025': 0.7, 'LEARNING_RATE = 0.001': 0.1}
+    found = right[bindings[0]] if bindings else 0.5
+    return [made(arm, f'{folder}/{name}', seed, right=found)]
+
+  monkeypatch.setattr(conversations.arms, 'score', score)
+  monkeypatch.setattr(conversations.arms, 'baseline', baseline)
+
+
+def test_conversations_are_rows_of_the_ledger(tmp_path, talks):
+  rates = dict.fromkeys(conversations.NAMES, 5e-4)
+  found = conversations.rows(str(tmp_path), seed=11, rates=rates)
+  assert [r['algorithm'] for r in found] == [*conversations.NAMES]
+  assert found[2]['accuracy'] == 0.6
+  assert [row['tokens'] for row in found[:3]] == [0, 70, 70]
+  assert found[0]['learning_rate'] is None
+  assert found[2]['learning_rate'] == 5e-4
+  assert all(
+    report.ledger_row(r)['delta'] == pytest.approx(r['accuracy'] - 0.2)
+    for r in found
   )
-  monkeypatch.setattr(
-    conversations.arms,
-    'baseline',
-    lambda folder, arm, seed: [made(arm, folder, seed)],
-  )
-  found = conversations.rows(str(tmp_path), seed=11)
-  assert [r['algorithm'] for r in found[:2]] == ['base', 'score']
-  assert [r['algorithm'] for r in found[2:]] == [*conversations.ARMS]
-  assert found[1]['accuracy'] == 0.6
-  assert (found[0]['tokens'], found[1]['tokens']) == (0, 70)
-  assert all(report.ledger_row(r)['delta'] == 0.4 for r in found)
   assert 'acc@t1 %' in report.tables(found)
+
+
+def test_the_arms_of_conversations_have_their_own_best_rates(tmp_path, talks):
+  best = conversations.best_rates(str(tmp_path), seed=1, names=['pair_sft'])
+  assert best == {'score_stage_two': 2.5e-4, 'pair_sft': 2.5e-4}
+  found = conversations.rows(
+    str(tmp_path), seed=11, rates=best, names=['pair_sft']
+  )
+  assert [(r['algorithm'], r['accuracy']) for r in found[2:]] == [
+    ('score_stage_two', 0.7),
+    ('pair_sft', 0.7),
+  ]
 
 
 def _slowly(workdir, job):
@@ -232,15 +256,17 @@ def test_what_is_stopped_finishes_what_has_begun_and_begins_no_more(tmp_path):
     sweep.Job(task='decisions', arm='grpo', seed=seed, rate=1.0)
     for seed in range(20)
   ]
-  with (
-    pytest.raises(KeyboardInterrupt),
-    sweep.processes(str(tmp_path), count=1, make=_slowly) as perform,
-  ):
-    timer = threading.Thread(target=_stop_when_begun, args=(tmp_path,))
-    timer.start()
-    perform(jobs)
+  timer = threading.Thread(target=_stop_when_begun, args=(tmp_path,))
+  timer.start()
+  with pytest.raises(KeyboardInterrupt):
+    _performed(tmp_path, jobs)
   begun = len([*tmp_path.glob('begun_*')])
   assert 1 <= begun <= 4  # The pool has handed on one or two besides.
+
+
+def _performed(folder, jobs):
+  with sweep.processes(str(folder), count=1, make=_slowly) as perform:
+    perform(jobs)
 
 
 def _stop_when_begun(folder):
