@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import gin
 from gin import config as gin_config
 
+from selfimprove import annotated
+
 _T = TypeVar('_T')
 _Key = tuple[str, str, str]  # Scope, selector and parameter.
 
@@ -55,9 +57,10 @@ def build(
       list(files), None, finalize_config=False
     )
     overriding = _parse_bindings(bindings)
+    _check_types()
     built = gin.get_configurable(configurable)()
   except Exception as error:
-    raise ConfigError(_in_one_sentence(error)) from error
+    raise ConfigError(_ended(_in_one_sentence(error))) from error
   if missing := _required_macros():
     raise ConfigError(_not_given(missing))
   unused = [
@@ -144,6 +147,10 @@ def _joined(error: Exception) -> str:
   return ' '.join(lines) or type(error).__name__
 
 
+def _ended(sentence: str) -> str:
+  return sentence if sentence[-1] in '.!?)' else f'{sentence}.'
+
+
 def check_workdir(workdir: str, config: str) -> None:
   """Writes the config of a new workdir, or compares with that of an old one.
 
@@ -211,7 +218,13 @@ def _parse_bindings(bindings: Sequence[str]) -> dict[_Key, str]:
     except Exception as error:
       why = re.sub(r' In bindings string line .*', '', on_one_line(error))
       why = re.sub(r' \(line \d+\)$', '', why).rstrip('.')
-      raise ConfigError(f'Binding `{binding}`: {why}.') from error
+      # What Python says about it names an object of the parser.
+      why = re.sub(
+        r"^malformed node .* token '(.*)'$",
+        r"'\1' is no value; put text in quotes",
+        why,
+      )
+      raise ConfigError(f'Binding `{binding:.200}`: {why}.') from error
     written |= {(*key, name): binding for key in config for name in config[key]}
     for key, parameters in config.items():
       before.setdefault(key, {}).update(parameters)
@@ -248,6 +261,55 @@ def _check_effect(overriding: Mapping[_Key, str]) -> None:
         f'Binding `{binding}` has no effect, for {names} decides wherever it '
         'would be used; bind that instead.'
       )
+
+
+def _check_types() -> None:
+  """Refuses values that are not of the type that a parameter is annotated with.
+
+  Only values that stand in the config: what references make is not known yet.
+  """
+  for (scope, selector), parameters in gin_config._CONFIG.items():
+    if selector == 'gin.macro':
+      continue
+    function = gin_config._REGISTRY[selector].wrapped
+    for name, bound in parameters.items():
+      try:
+        value = _resolved(bound)
+      except LookupError:
+        continue
+      expected = annotated.mismatch(function, name, value)
+      if expected:
+        goes = f'`{_as_written(scope, selector, name)}`'
+        macro = _macro(bound)
+        given = f'`{macro} = {value!r:.80}`, for {goes},' if macro else ''
+        given = given or f'{goes} = {value!r:.80}'
+        raise ConfigError(
+          f'{given} is no {expected}; bind a value of that type.'
+        )
+
+
+def _macro(value: Any) -> str:
+  """The name of a macro; empty for anything else."""
+  is_macro = (
+    isinstance(value, gin_config.ConfigurableReference)
+    and value.configurable.selector == 'gin.macro'
+  )
+  return value.scoped_selector.rpartition('/')[0] if is_macro else ''
+
+
+def _resolved(value: Any) -> Any:
+  """A value with its macros replaced; LookupError if it is not known yet."""
+  if macro := _macro(value):
+    bound = gin_config._CONFIG.get((macro, 'gin.macro'), {})
+    return _resolved(bound['value'])
+  unknown = isinstance(value, gin_config.ConfigurableReference)
+  if unknown or str(value) == '%gin.REQUIRED':
+    raise LookupError(value)
+  if isinstance(value, dict):
+    return {key: _resolved(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return type(value)(_resolved(item) for item in value)
+  return value
 
 
 def _as_written(scope: str, selector: str, name: str) -> str:

@@ -40,3 +40,18 @@ def test_bindings_of_a_list_see_one_another():
     SCORE, 'BONUS = 4.0', 'stage_one/combine.ProgressBonus.alpha = %BONUS'
   )
   assert experiment.stages[0].algorithm.combine.alpha == 4.0
+
+
+@pytest.mark.parametrize(
+  ('binding', 'said'),
+  [
+    ("SEED = 'three'", "`SEED = 'three'`, for `.*Experiment.seed`, is no int"),
+    ('LEARNING_RATE = True', 'LEARNING_RATE = True`.* is no float'),
+    ('KL_WEIGHT = ("a", 1.0)', r'`kl/.*Term.weight` = \(.*\) is no float'),
+    ("TASK = 'facts'", "`TASK = 'facts'`, for .* is no TextTask"),
+    ('SEED = three', "'three' is no value; put text in quotes"),
+  ],
+)
+def test_a_value_of_another_type_is_refused(binding, said):
+  with pytest.raises(ConfigError, match=said):
+    built.build(SCORE, binding)
