@@ -290,11 +290,11 @@ def _check_types() -> None:
 
 def _macro(value: Any) -> str:
   """The name of a macro; empty for anything else."""
-  is_macro = (
-    isinstance(value, gin_config.ConfigurableReference)
-    and value.configurable.selector == 'gin.macro'
-  )
-  return value.scoped_selector.rpartition('/')[0] if is_macro else ''
+  if not isinstance(value, gin_config.ConfigurableReference):
+    return ''
+  # Its scope is its name: `%SEED` is `@SEED/gin.macro()`.
+  name, _, selector = value.scoped_selector.rpartition('/')
+  return name if selector.endswith('macro') else ''
 
 
 def _resolved(value: Any) -> Any:
