@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 _BOX = re.compile(r'\\(?:boxed|fbox)(?![A-Za-z])\s*')
+_BARE = re.compile(r'[^$\n]*')
 _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)
 _SEPARATOR = re.compile(r'(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))')
 
@@ -44,8 +45,8 @@ def boxed(text: str) -> str | None:
     text: a solution.
 
   Returns:
-    The answer without white space around it; None where nothing is boxed, or
-    where the last box does not end.
+    The answer without white space around it; None where nothing is boxed. A
+    box that does not end, or is empty, is none.
 
   Source: arXiv 2103.03874, the format of MATH.
   Differs: escaped braces are not counted.
@@ -53,19 +54,15 @@ def boxed(text: str) -> str | None:
   >>> boxed(r'so $x = \boxed{\frac{1}{2}}$.')
   '\\frac{1}{2}'
   """
-  found = None
-  for found in _BOX.finditer(text):  # noqa: B007, the last one is kept.
-    pass
-  if found is None:
-    return None
-  rest = text[found.end() :]
-  if not rest.startswith('{'):
-    return re.split(r'[$\n]', rest, maxsplit=1)[0].strip() or None
-  depth = 0
-  for brace in _BRACE.finditer(rest):
-    depth += {'{': 1, '}': -1}.get(brace.group(), 0)
-    if depth == 0 and brace.group() == '}':
-      return rest[1 : brace.start()].strip() or None
+  closing = _closing(text)
+  for found in reversed(list(_BOX.finditer(text))):
+    start = found.end()
+    if text[start : start + 1] != '{':
+      answer = _BARE.match(text, start)[0]  # Always there, perhaps empty.
+    else:
+      answer = text[start + 1 : closing.get(start, 0)]
+    if answer.strip():
+      return answer.strip()
   return None
 
 
@@ -82,3 +79,15 @@ def without_thousands_separators(text: str) -> str:
   '$1072000'
   """
   return _SEPARATOR.sub('', text)
+
+
+def _closing(text: str) -> dict[int, int]:
+  """Where each brace that is closed is closed, by where it opens."""
+  opened: list[int] = []
+  closing = {}
+  for brace in _BRACE.finditer(text):
+    if brace.group() == '{':
+      opened.append(brace.start())
+    elif brace.group() == '}' and opened:
+      closing[opened.pop()] = brace.start()
+  return closing
