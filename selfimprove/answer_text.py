@@ -58,7 +58,8 @@ def boxed(text: str) -> str | None:
   for found in reversed(list(_BOX.finditer(text))):
     start = found.end()
     if text[start : start + 1] != '{':
-      answer = _BARE.match(text, start)[0]  # Always there, perhaps empty.
+      bare = _BARE.match(text, start)
+      answer = bare.group() if bare else ''
     else:
       answer = text[start + 1 : closing.get(start, 0)]
     if answer.strip():
