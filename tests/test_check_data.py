@@ -23,9 +23,7 @@ def flags(tmp_path):
   same = {'question': f'{LEAKED} How many has she?', 'answer': '#### 7'}
   train_rows = [*files.gsm8k(30), leaked, {'question': 'a'}]
   files.write(tmp_path / 'gsm8k/train.jsonl', train_rows)
-  files.write(
-    tmp_path / 'gsm8k/test.jsonl', [*files.gsm8k(4, first=100), same]
-  )
+  files.write(tmp_path / 'gsm8k/test.jsonl', [*files.gsm8k(4, first=100), same])
   files.write(tmp_path / 'math/train.jsonl', files.math_500(30))
   files.write(tmp_path / 'math/test.jsonl', files.math_500(5, first=90))
   return (

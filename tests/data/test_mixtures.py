@@ -215,8 +215,8 @@ def test_tasks_that_do_not_go_together_are_refused(jsonl):
     mixtures.mixture(tasks={'a': a, 'b': tasks.answer_first(problems=50)})
   with pytest.raises(ValueError, match='gives the texts'):
     mixtures.mixture(tasks={'a': a, 'b': jsonl('c', 3, extra_tokens={'h': 2})})
+  inner = mixtures.mixture(tasks={'b': b}, rates={'b': 1})
   with pytest.raises(ValueError, match='mixture with rates itself'):
-    inner = mixtures.mixture(tasks={'b': b}, rates={'b': 1})
     mixtures.mixture(tasks={'a': a, 'b': inner})
   with pytest.raises(ValueError, match='of no tasks'):
     mixtures.mixture(tasks={})
