@@ -11,7 +11,7 @@ import jax
 from absl import flags
 
 from selfimprove import command, configuration
-from selfimprove.data import pipeline
+from selfimprove.data import pass_rates, pipeline
 from selfimprove.evaluation import attempts
 from selfimprove.evaluation.intervals import Measurement
 from selfimprove.evaluation.metrics import majority_at_k, pass_at_k
@@ -64,6 +64,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   flags.DEFINE_string(
+    'pass_rates',
+    None,
+    'JSON lines to write: how often the samples of each problem were right; '
+    'filters.Difficulty reads them.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
     'output',
     None,
     'JSON file; default evaluation_<split>.json in --workdir.',
@@ -78,6 +85,7 @@ def evaluate(
   samples: int,
   temperature: float,
   count: int = 0,
+  rates_path: str | None = None,
 ) -> dict[str, Measurement]:
   """All metrics of a model on a split, with 95 % intervals.
 
@@ -87,9 +95,10 @@ def evaluate(
     samples: per problem, for pass@k and majority@k; 1 for neither.
     temperature: of those samples, > 0; attempts have that of the config.
     count: attempts at a problem; 0 for as many as in the config.
+    rates_path: file that gets the share of right samples of each problem.
 
   Returns:
-    Measurements by name.
+    Measurements by name; those of one task of a mixture end with its name.
 
   Raises:
     ValueError: several samples are asked for at a temperature of 0, at which
@@ -106,11 +115,39 @@ def evaluate(
   table = pipeline.load(trained.experiment.task, split)
   if sentence := pipeline.left_out(table, split=split):
     print(sentence, file=sys.stderr)
-  measured = attempts.measure(_attempts(trained, table, how.rollout))
+  tried = _attempts(trained, table, how.rollout)
+  measured = attempts.measure(tried)
   if samples > 1:
     rollout = how.sampled(samples=samples, temperature=temperature)
-    measured.update(_of_samples(_attempts(trained, table, rollout)))
-  return measured
+    sampled = _attempts(trained, table, rollout)
+    measured.update(_of_samples(sampled))
+  else:
+    sampled = tried
+  if rates_path:
+    right = sampled.correct[:, :, -1]
+    pass_rates.write(
+      rates_path,
+      rows=table.fields,
+      rates=right.mean(axis=1).tolist(),
+      samples=right.shape[1],
+    )
+  return measured | _by_source(tried, table, trained.experiment.task)
+
+
+def _by_source(
+  tried: attempts.Attempts, table: pipeline.Table, task: Any
+) -> dict[str, Measurement]:
+  """The metrics of attempts for each task of a mixture."""
+  if not (field := getattr(task, 'field', '')):
+    return {}
+  sources = [fields[field] for fields in table.fields]
+  return {
+    f'{name} {source}': found
+    for source in dict.fromkeys(sources)
+    for name, found in attempts.measure(
+      tried.where([source == other for other in sources])
+    ).items()
+  }
 
 
 def _attempts(
@@ -171,8 +208,11 @@ def main(options: flags.FlagValues) -> None:
       samples=options.samples,
       temperature=options.temperature,
       count=options.attempts,
+      rates_path=options.pass_rates,
     )
   print(_table(measured))
+  if options.pass_rates:
+    print(f'Pass rates written to {options.pass_rates}')
   path = options.output or os.path.join(
     options.workdir, f'evaluation_{options.split}.json'
   )

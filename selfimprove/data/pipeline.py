@@ -11,13 +11,14 @@ import functools
 import hashlib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, SupportsIndex
+from typing import Any, NamedTuple, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from selfimprove.data.problems import check_seed
 from selfimprove.data.rows import Row
+from selfimprove.data.shares import Share, slots, visits
 from selfimprove.types import Prompts, Text
 
 _PAD = 0  # Of every seqio vocabulary.
@@ -42,6 +43,14 @@ class Readable(Protocol):
     """Returns the rows in a fixed order, and counts of those left out."""
 
 
+@runtime_checkable
+class Mixed(Readable, Protocol):
+  """A task whose rows come from several sources, at rates."""
+
+  def shares(self, rows: Sequence[Row]) -> tuple[Share, ...]:
+    """Returns the runs of rows with their shares; none for every row once."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Table:
   """The problems of a split, on the host.
@@ -54,6 +63,8 @@ class Table:
     answer_mask: True on real tokens.
     extra: further texts, ids and mask of each, padded on the right.
     dropped: rows that were left out, by field and rule.
+    shares: runs of rows that are trained on at rates of their own; none where
+      an epoch has every row once.
   """
 
   fields: tuple[Mapping[str, Any], ...]
@@ -65,6 +76,7 @@ class Table:
   extra: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
     default_factory=dict
   )
+  shares: tuple[Share, ...] = ()
 
   def __len__(self) -> int:
     return len(self.fields)
@@ -76,10 +88,11 @@ class Table:
       count: how many, at least 1; more than there are gives all.
 
     Returns:
-      A table that shares this one's arrays.
+      A table that shares this one's arrays, of rows that come once each.
     """
     return dataclasses.replace(
       self,
+      shares=(),
       fields=self.fields[:count],
       prompt_ids=self.prompt_ids[:count],
       prompt_mask=self.prompt_mask[:count],
@@ -97,6 +110,8 @@ class Table:
     ):
       digest.update(repr(ids.shape).encode())
       digest.update(np.where(mask, ids, -1).astype('<i4').tobytes())
+    if self.shares:
+      digest.update(repr(self.shares).encode())
     return {'rows': len(self), 'sha256': digest.hexdigest()[:16]}
 
   def prompts(self, example_id: Int[np.ndarray, 'p']) -> Prompts:
@@ -169,6 +184,7 @@ def load(task: Readable, split: str) -> Table:
       name: _padded([row.extra_ids[name] for row in rows], width)
       for name, width in task.extra_tokens.items()
     },
+    shares=task.shares(rows) if isinstance(task, Mixed) else (),
   )
 
 
@@ -215,7 +231,8 @@ class PromptStream:
   """Batches of training prompts, by position.
 
   Every problem is seen once in each epoch, in a new order; a batch may begin
-  in one epoch and end in the next.
+  in one epoch and end in a later one. Where a table has shares, each of them
+  has epochs of its own, and the shares alternate as `shares.slots` says.
 
   Attributes:
     table: the problems.
@@ -229,15 +246,19 @@ class PromptStream:
     if not 1 <= prompts_per_step <= len(table):
       raise ValueError(
         f'prompts_per_step={prompts_per_step} of a table of {len(table)} rows: '
-        'a batch holds at least one prompt and touches two epochs at most; '
+        'a batch holds at least one prompt and no more than there are; '
         f'choose 1 to {len(table)}, or give the task more problems.'
       )
     check_seed(seed)
     self.table = table
     self.prompts_per_step = prompts_per_step
     self.seed = seed
-    # A batch touches two epochs at most.
-    self._order = functools.lru_cache(maxsize=2)(self._permutation)
+    self._shares = table.shares or (Share('', 0, len(table), 1),)
+    self._slots = slots(self._shares)
+    # A batch touches two epochs of a share, and more of a small one.
+    self._order = functools.lru_cache(maxsize=2 * len(self._shares))(
+      self._permutation
+    )
 
   def batch(self, position: SupportsIndex) -> Prompts:
     """The batch that starts after `position` prompts.
@@ -257,12 +278,12 @@ class PromptStream:
       raise ValueError(
         f'position={start} is negative; it counts prompts, from 0.'
       )
-    first, offset = divmod(start, len(self.table))
-    here = self._identities(first)[offset : offset + self.prompts_per_step]
-    missing = self.prompts_per_step - len(here)
-    if missing:
-      here = np.concatenate([here, self._identities(first + 1)[:missing]])
-    return self.table.prompts(here)
+    share, visit = visits(self._slots, start, self.prompts_per_step)
+    identities = np.empty(self.prompts_per_step, np.int64)
+    for index, part in enumerate(self._shares):
+      mine = share == index
+      identities[mine] = self._identities(index, part, visit[mine])
+    return self.table.prompts(identities)
 
   def references(
     self, example_id: Int[np.ndarray, 'p']
@@ -277,11 +298,23 @@ class PromptStream:
     """
     return self.table.references(example_id)
 
-  def _identities(self, epoch: int) -> Int[np.ndarray, 'rows']:
-    return self._order(epoch) + epoch * len(self.table)
+  def _identities(
+    self, index: int, part: Share, visit: Int[np.ndarray, 'n']
+  ) -> Int[np.ndarray, 'n']:
+    """Rows and epochs of the n-th visits to a share."""
+    epoch, offset = np.divmod(visit, part.rows)
+    found = np.empty_like(visit)
+    for e in np.unique(epoch).tolist():
+      here = epoch == e
+      order = self._order(index, e)[offset[here]]
+      found[here] = part.start + order + e * len(self.table)
+    return found
 
-  def _permutation(self, epoch: int) -> Int[np.ndarray, 'rows']:
-    return permutation(len(self.table), seed=self.seed, epoch=epoch)
+  def _permutation(self, index: int, epoch: int) -> Int[np.ndarray, 'rows']:
+    rows = self._shares[index].rows
+    # The first share has the order that it would have alone.
+    stream = epoch + (index << 32)
+    return permutation(rows, seed=self.seed, epoch=stream)
 
 
 class EvaluationBatch(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +40,16 @@ class Attempts:
 
   correct: Bool[np.ndarray, 'n k turns']
   answers: list[list[list[tuple[int, ...]]]]
+
+  def where(self, chosen: Sequence[bool]) -> Attempts:
+    """Returns the attempts at some of the problems.
+
+    Args:
+      chosen: for each problem, whether it is one of them.
+    """
+    answers = [found for found, keep in zip(self.answers, chosen) if keep]
+    correct = self.correct[np.asarray(chosen, bool)]
+    return Attempts(correct=correct, answers=answers)
 
 
 Networks = Mapping[str, Params]
