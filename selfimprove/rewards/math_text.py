@@ -112,10 +112,10 @@ def is_words(text: str) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-  """An answer of several values.
+  r"""An answer of several values.
 
   Attributes:
-    opening: its bracket, `(`, `[` or `\\{`; empty for a bare list.
+    opening: its bracket, `(`, `[` or `\{`; empty for a bare list.
     items: the values.
     closing: the other bracket.
   """

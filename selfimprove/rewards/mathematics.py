@@ -52,8 +52,9 @@ class MathAnswer:
     relative_tolerance: of numbers, >= 0.
     absolute_tolerance: of numbers, >= 0.
     decimals: to which a decimal must agree with an irrational number.
-    max_characters: of an answer that computer algebra may see, >= 0; 0 leaves
-      that layer out.
+    max_characters: of an answer, >= 1; a longer one that is not the very text
+      of the reference is wrong.
+    algebra: whether there is the last layer.
   """
 
   field: str = 'answer'
@@ -63,6 +64,7 @@ class MathAnswer:
   absolute_tolerance: float = 0.0
   decimals: int = 6
   max_characters: int = 500
+  algebra: bool = True
 
   def __post_init__(self) -> None:
     known = sorted(final_answers.READERS)
@@ -81,7 +83,7 @@ class MathAnswer:
 
   def prepare(self) -> None:
     """Loads computer algebra; a worker does so before its first call."""
-    if self.max_characters:
+    if self.algebra:
       symbolic.prepare()
 
   def __call__(self, attempt: str, reference: Mapping[str, Any]) -> float:
@@ -106,7 +108,7 @@ class MathAnswer:
     choice = _ONE_LETTER.fullmatch(math_text.canonical(target))
     if choice:
       return float(self._choice(attempt, answer) == choice[1])
-    if len(answer) > max(self.max_characters, len(target) * 2):
+    if len(answer) > self.max_characters:
       return 0.0
     return float(
       self._same(math_text.canonical(answer), math_text.canonical(target))
@@ -162,16 +164,23 @@ class MathAnswer:
 
   def _same_value(self, answer: str, target: str) -> bool:
     limit = self.max_characters
-    if not all(
+    if not self.algebra or not all(
       symbolic.readable(text, max_characters=limit) for text in (answer, target)
     ):
       return False
     return symbolic.same_value(answer, target, decimals=self.decimals)
 
-  def _same_parts(self, answer: math_text.Parts, target: math_text.Parts) -> bool:
-    if len(answer.items) != len(target.items) or len(answer.items) > _MOST_ITEMS:
+  def _same_parts(
+    self, answer: math_text.Parts, target: math_text.Parts
+  ) -> bool:
+    if (
+      len(answer.items) != len(target.items) or len(answer.items) > _MOST_ITEMS
+    ):
       return False
-    brackets = (answer.opening, answer.closing), (target.opening, target.closing)
+    brackets = (
+      (answer.opening, answer.closing),
+      (target.opening, target.closing),
+    )
     if all(opening for opening, _ in brackets) and brackets[0] != brackets[1]:
       return False
     if answer.ordered or target.ordered:

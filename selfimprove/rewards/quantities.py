@@ -78,11 +78,11 @@ _ALIASES = {
   if alias
 }
 # Words that change a number, or make an expression of it.
-_NO_UNITS = frozenset(
-  'or and not to minus plus times over by of hundred thousand million billion '
-  'trillion dozen half third quarter sin cos tan cot sec csc log exp sqrt mod '
-  'gcd lcm max min lim det base if then true false none'.split()
-) - {'min'}
+_NO_UNITS = re.compile(
+  'or|and|not|to|minus|plus|times|over|by|of|hundred|thousand|million|billion|'
+  'trillion|dozen|half|third|quarter|sin|cos|tan|cot|csc|log|exp|sqrt|mod|gcd|'
+  'lcm|max|lim|det|base|if|then|true|false|none'
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -224,7 +224,7 @@ def _unit_word(word: str, spaced: bool) -> str | None:
       # 5m is a product, 5 m a length.
       known = _ALIASES[name]
       return (known and known + power) if spaced or len(lower) > 1 else None
-  if len(lower) < 3 or lower in _NO_UNITS or power:
+  if len(lower) < 3 or _NO_UNITS.fullmatch(lower) or power:
     return None
   return singular
 

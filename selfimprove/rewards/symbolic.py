@@ -89,7 +89,7 @@ def same_value(answer: str, reference: str, *, decimals: int = 6) -> bool:
       list(found),
       float_rounding=decimals,
       strict=True,
-      timeout_seconds=None,
+      timeout_seconds=0,
     )
 
 
@@ -109,7 +109,7 @@ def _parsed(text: str) -> tuple[Any, ...]:
       f'${text}$',
       [_extraction()],
       fallback_mode='no_fallback',
-      parsing_timeout=None,
+      parsing_timeout=0,
       raise_on_error=True,
     )
   except MemoryError:
