@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-_BOX = re.compile(r'\\f?boxed\s*(?=\{|(?P<bare>[^\s{\\]+))')
+_BOX = re.compile(r'\\(?:boxed|fbox)\s*(?=\{|(?P<bare>[^\s{\\]+))')
 _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)
 _HASHES = re.compile(r'####[ \t]*([^\n]*)')
 _STATED = re.compile(

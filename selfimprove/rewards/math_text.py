@@ -43,7 +43,7 @@ _SPELLINGS = tuple(
   for pattern, new in (
     (r'√\s*\(([^()]*)\)|√\s*(\d+)', r'\\sqrt{\1\2}'),
     (r'(?<!\\)\\[()\[\]]', ''),  # \( 5 \) is 5.
-    (r'\\\$|\$(?=\s*[\d.][^$]*$)', r'\\dollar '),  # A single $ is money.
+    (r'\\\$|\$(?=\s*\.?\d[^$]*$)', r'\\dollar '),  # A single $ is money.
     (r'\$', ''),
     (r'\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\s*\.?', ''),
     (r'\\(?:displaystyle|textstyle|q?quad)(?![a-zA-Z])', ' '),
@@ -108,6 +108,16 @@ def same_text(a: str, b: str) -> bool:
 def is_words(text: str) -> bool:
   """Whether a canonical answer is words: at least two letters, no signs."""
   return len(text) > 1 and _WORDS.fullmatch(text) is not None
+
+
+def bare(text: str) -> str:
+  """A canonical answer without parentheses around a single value."""
+  while True:
+    opening, closing, inner = _unwrapped(text)
+    single = len(_split(inner) or ()) == 1 and inner.strip()
+    if (opening, closing) != ('(', ')') or not single:
+      return text
+    text = inner.strip()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

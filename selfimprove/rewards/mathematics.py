@@ -71,15 +71,14 @@ class MathAnswer:
     for way in (*self.ways, *self.reference_ways):
       if way not in known:
         raise ValueError(f'ways has {way!r}; use names among {known}.')
-    for name in (
-      'relative_tolerance',
-      'absolute_tolerance',
-      'max_characters',
-      'decimals',
-    ):
+    for name in ('relative_tolerance', 'absolute_tolerance', 'decimals'):
       value = getattr(self, name)
       if not 0 <= value < math.inf:
         raise ValueError(f'{name} is {value}; use a finite number >= 0.')
+    if self.max_characters < 1:
+      raise ValueError(
+        f'max_characters is {self.max_characters}; use at least 1.'
+      )
 
   def prepare(self) -> None:
     """Loads computer algebra; a worker does so before its first call."""
@@ -138,6 +137,7 @@ class MathAnswer:
     return final_answers.letter(attempt) if answer == attempt.strip() else None
 
   def _same(self, answer: str, target: str) -> bool:
+    answer, target = math_text.bare(answer), math_text.bare(target)
     if not answer or not target:
       return False
     if math_text.same_text(answer, target):

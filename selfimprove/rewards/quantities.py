@@ -194,7 +194,7 @@ def _unit(text: str) -> str | None:
   text = text.replace(r'^{\circ}', ' degree ').replace(' ^', '^').strip()
   if re.search(r'[^a-zA-Z0-9^{}/ -]', text):
     return None
-  words = re.split(r' +| ?/ ?', re.sub(r'\bper\b', '/', text))
+  words = re.split(r' ?/ ?| +', re.sub(r'\bper\b', '/', text))
   if len(words) > 4:
     return None
   names, power = [], ''

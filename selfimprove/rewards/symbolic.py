@@ -16,13 +16,16 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-_DEEPEST = 16
+_DEEPEST = 10
 _LONGEST_EXPONENT = 4
 _LARGEST_FACTORIAL = 3
 _BRACKET = re.compile(r'\\.|[()\[\]{}]', re.DOTALL)
 # A power of a power of numbers, however it is bracketed.
 _TOWER = re.compile(r'\^[\s{(]*[-\d.]+[\s})]*(?:\^|!|\\cdot|\\times)')
 _LONG_EXPONENT = re.compile(rf'\^[\s{{(]*-?\d{{{_LONGEST_EXPONENT + 1},}}')
+# What (x+y+z)^{300} is when it is multiplied out.
+_LONG_POWER = re.compile(r'[)}\]]\s*\^[\s{(]*\d{3,}')
+_BINOMIAL = re.compile(r'binom\s*\{\s*\d{5,}')
 _FACTORIAL = re.compile(rf'\d{{{_LARGEST_FACTORIAL + 1},}}[\s)}}]*!|![\s)}}]*!')
 _NUMERIC_POWER = re.compile(r'[\d)}]\s*\^')
 _MOST_POWERS = 8
@@ -33,10 +36,11 @@ _LOGGERS = ('math_verify.parser', 'math_verify.grader')
 def readable(text: str, *, max_characters: int = 500) -> bool:
   r"""Whether an expression is within the bounds of what is parsed.
 
-  Refused are texts that are too long, brackets more than 16 deep, matrices of
-  more than 64 cells, exponents of more than 4 digits, numeric powers of powers
-  (9^{9^{9}}), more than 8 numeric powers, factorials of numbers above 999 and
-  factorials of factorials.
+  Refused are texts that are too long, brackets more than 10 deep, matrices of
+  more than 64 cells, exponents of more than 4 digits, of more than 2 behind a
+  bracket, numeric powers of powers (9^{9^{9}}), more than 8 numeric powers,
+  factorials of numbers above 999 and factorials of factorials, and binomials
+  of numbers above 9999.
 
   Args:
     text: a canonical answer.
@@ -54,7 +58,14 @@ def readable(text: str, *, max_characters: int = 500) -> bool:
     and text.count('&') + text.count(r'\\') <= _MOST_CELLS
     and len(_NUMERIC_POWER.findall(text)) <= _MOST_POWERS
     and not any(
-      pattern.search(text) for pattern in (_TOWER, _LONG_EXPONENT, _FACTORIAL)
+      pattern.search(text)
+      for pattern in (
+        _TOWER,
+        _LONG_EXPONENT,
+        _LONG_POWER,
+        _FACTORIAL,
+        _BINOMIAL,
+      )
     )
   )
 
