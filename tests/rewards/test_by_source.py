@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from selfimprove import configuration
 from selfimprove.rewards.answers import Numeric, exact_text
 from selfimprove.rewards.by_source import BySource
 from selfimprove.rewards.mathematics import MathAnswer
@@ -66,3 +67,31 @@ def test_no_verifiers_and_those_that_cannot_be_sent_are_refused():
     BySource(verifiers={})
   with pytest.raises(ValueError, match='top level of an importable module'):
     BySource(verifiers={'x': lambda attempt, reference: 1.0})
+
+
+_GIN = """
+from __gin__ import dynamic_registration
+from selfimprove.rewards import answers
+from selfimprove.rewards import by_source
+from selfimprove.rewards import mathematics
+from selfimprove.rewards import verifiers
+verifiers.HostVerifier.fn = @by_source.BySource()
+verifiers.HostVerifier.workers = 1
+verifiers.HostVerifier.timeout_reward = 0.0
+by_source.BySource.verifiers = {
+  'words': @answers.exact_text,
+  'algebra': @mathematics.MathAnswer(),
+}
+mathematics.MathAnswer.ways = ('boxed',)
+"""
+
+
+def test_a_mixture_can_be_written_in_gin(tmp_path):
+  path = tmp_path / 'mixture.gin'
+  path.write_text(_GIN)
+  host = configuration.build(HostVerifier, files=[str(path)])
+  rewards = host.judge(
+    [['5', '6'], [r'\boxed{5}', '5']], [_row('words'), _row('algebra')]
+  )
+  assert rewards.tolist() == [[1.0, 0.0], [1.0, 0.0]]
+  host.close()
