@@ -11,8 +11,12 @@ from typing import Any
 from selfimprove.rewards import final_answers, math_text, quantities, symbolic
 
 _CHOICE = re.compile(
-  r'(?:option|choice|answer)?\s*\(?(?P<letter>[A-J])\)?(?:[.:)]\s?.*)?',
+  r'(?:option|choice|answer)?\s*\(?(?P<letter>[A-J])\)?(?:[.:)]\s?(?P<rest>.*))?',
   re.IGNORECASE,
+)
+# A. or B. is no choice.
+_ANOTHER = re.compile(
+  r'\([A-J]\)|(?<![a-zA-Z])[A-J][.:)]|\b(?:or|and)\s+\(?[A-J]\b'
 )
 _ONE_LETTER = re.compile(r'\(?([A-J])\)?')
 _NAMED = re.compile(
@@ -131,7 +135,7 @@ class MathAnswer:
   def _choice(self, attempt: str, answer: str) -> str | None:
     """The letter that was chosen."""
     found = _CHOICE.fullmatch(math_text.canonical(answer[:200]))
-    if found:
+    if found and not _ANOTHER.search(found['rest'] or ''):
       return found['letter'].upper()
     # Without any mark of an answer, the last letter that stands alone.
     return final_answers.letter(attempt) if answer == attempt.strip() else None
