@@ -201,6 +201,7 @@ def main(options: flags.FlagValues) -> None:
   trained = open_workdir(
     options.workdir, step=options.step, bindings=options.gin_bindings
   )
+  trained.experiment.save_failures(options.workdir)
   with contextlib.closing(trained.experiment):
     measured = evaluate(
       trained,

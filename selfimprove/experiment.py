@@ -24,6 +24,7 @@ from selfimprove.evaluation.attempts import ReadStreams
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.heads import make_critic
 from selfimprove.models.transformer import make_policy
+from selfimprove.rewards.failures import FAILURES_FILE
 from selfimprove.rewards.texts import attempt_texts
 from selfimprove.rewards.verifiers import ExactMatch
 from selfimprove.training.detectors import Detector, default_detectors
@@ -187,10 +188,24 @@ class Experiment:
 
   def close(self) -> None:
     """Ends the processes that rewards on the host have started."""
+    for reward in self._host_rewards():
+      getattr(reward, 'close', lambda: None)()
+
+  def save_failures(self, workdir: str) -> None:
+    """Lets rewards on the host save the samples that they cannot judge.
+
+    Args:
+      workdir: folder in which `verifier_failures.jsonl` is made when needed.
+    """
+    for reward in self._host_rewards():
+      save = getattr(reward, 'save_failures', None)
+      if save is not None:
+        save(f'{workdir}/{FAILURES_FILE}')
+
+  def _host_rewards(self) -> list[HostReward]:
     rewards = [stage.algorithm.reward for stage in self.stages]
-    for reward in (*rewards, self.evaluation.reward):
-      if isinstance(reward, HostReward) and hasattr(reward, 'close'):
-        reward.close()
+    every = (*rewards, self.evaluation.reward)
+    return [reward for reward in every if isinstance(reward, HostReward)]
 
 
 def _check_vocabulary(model: TransformerConfig, task: TextTask) -> None:
@@ -279,6 +294,7 @@ def make_judge(
     return reward.judge(
       attempt_texts(rollout, decode),
       table.references(np.asarray(rollout.example_id)),
+      finished=np.asarray(rollout.finished),
     )
 
   return judge

@@ -71,6 +71,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
   models, mesh = experiment.models(), experiment.mesh.make()
   table = pipeline.load(experiment.task, 'train')
   held_out = pipeline.load(experiment.task, 'validation')
+  experiment.save_failures(workdir)
   stages = experiment.unrolled()
   for stage in stages:
     check_judged(stage.algorithm.reward, table)

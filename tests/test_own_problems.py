@@ -117,6 +117,30 @@ def test_what_became_of_the_calls_is_logged(trained):
 
 
 @pytest.mark.slow
+def test_a_verifier_that_fails_ends_the_run_and_its_sample_is_saved(
+  problems, tmp_path
+):
+  _, flags = problems
+  (tmp_path / 'broken.gin').write_text(
+    HOST.replace('answers.exact_text', 'misbehaving.act').replace(
+      'selfimprove.rewards import answers', 'tests.rewards import misbehaving'
+    )
+  )
+  sentence = commands.refusal(
+    train,
+    *flags,
+    f'--gin_file={tmp_path}/broken.gin',
+    f'--workdir={tmp_path}/run',
+  )
+  path = tmp_path / 'run' / 'verifier_failures.jsonl'
+  assert "Verifier 'act' raised KeyError" in sentence
+  assert str(path) in sentence
+  (row,) = (json.loads(line) for line in path.read_text().splitlines())
+  assert row['reference']['source'] == 'made up'
+  assert repr(row['attempt']) in sentence
+
+
+@pytest.mark.slow
 def test_the_processes_of_the_verifier_have_ended(trained):
   _, pools = trained
   used = [one for one in pools if one.counts['calls']]

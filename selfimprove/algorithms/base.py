@@ -70,8 +70,14 @@ class HostReward(Protocol):
     self,
     attempts: Sequence[Sequence[str]],
     references: Sequence[Mapping[str, Any]],
+    *,
+    finished: np.ndarray,
   ) -> np.ndarray:
-    """Returns f32[b turns] for `b` rows of attempt texts and data rows."""
+    """Returns f32[b turns] for `b` rows of attempt texts and data rows.
+
+    `finished` bool[b turns] says which attempts ended by themselves; the
+    others were cut off by the length limit.
+    """
 
 
 @runtime_checkable

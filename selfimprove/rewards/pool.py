@@ -52,13 +52,15 @@ class VerifierPool:
 
   Processes start at the first call and stay. The same calls give the same
   verdicts in the same order whatever the number of workers, provided that the
-  verifier is a function of its arguments.
+  verifier is a function of its arguments. A verifier with a method `prepare()`
+  has it called once in each process, before its first call and its time.
 
   Attributes:
     timeout_seconds: time of one call, in wall-clock seconds > 0.
     workers: number of processes, >= 1; so many calls run at once.
     memory_bytes: address space of a worker; None sets no limit.
     counts: `calls`, `failures` and, among these, `timeouts` of the last run.
+    seconds: that each call of the last run took; 0 where it was not made.
   """
 
   def __init__(
@@ -79,8 +81,9 @@ class VerifierPool:
     self.workers = workers
     self.memory_bytes = memory_bytes
     self.counts = {'calls': 0, 'failures': 0, 'timeouts': 0}
+    self.seconds: list[float] = []
     self._name = verifier_name(verifier)
-    self._pickled = _pickled(verifier)
+    self._pickled = pickle.dumps(importable(verifier))
     self._lock = threading.Lock()
     self._running: list[_Worker] = []
     # Also runs at interpreter exit, and must not hold the pool itself.
@@ -91,6 +94,7 @@ class VerifierPool:
     calls: Sequence[tuple[str, Mapping[str, Any]]],
     *,
     stop_at_failure: bool,
+    stop_at_timeout: bool = True,
   ) -> list[float | Failure | None]:
     """Verdicts in the order of the calls.
 
@@ -99,6 +103,8 @@ class VerifierPool:
       stop_at_failure: start no further call once one has failed. Calls start
         in order and those under way are finished, so the first failure of the
         list does not depend on timing.
+      stop_at_timeout: whether a call that was killed for its time is such a
+        failure.
 
     Returns:
       One verdict per call, a `Failure` where there is none, None where the
@@ -109,7 +115,7 @@ class VerifierPool:
     """
     with self._lock:
       try:
-        outcomes = self._run(calls, stop_at_failure)
+        outcomes = self._run(calls, stop_at_failure, stop_at_timeout)
       except BaseException:
         # Answers under way would be taken for those of the next run.
         _kill_all(self._running, os.getpid())
@@ -128,9 +134,13 @@ class VerifierPool:
       _kill_all(self._running, os.getpid())
 
   def _run(
-    self, calls: Sequence[tuple[str, Mapping[str, Any]]], stop: bool
+    self,
+    calls: Sequence[tuple[str, Mapping[str, Any]]],
+    stop: bool,
+    stop_at_timeout: bool,
   ) -> list[float | Failure | None]:
     outcomes: list[float | Failure | None] = [None] * len(calls)
+    self.seconds = [0.0] * len(calls)
     todo = collections.deque(range(len(calls)))
     while todo or any(worker.call is not None for worker in self._running):
       self._fill_up(len(todo))
@@ -143,7 +153,9 @@ class VerifierPool:
         if index is None or outcome is None:
           continue
         outcomes[index] = outcome
-        if stop and isinstance(outcome, Failure):
+        self.seconds[index] = worker.seconds
+        failed = isinstance(outcome, Failure)
+        if stop and failed and (stop_at_timeout or not outcome.timed_out):
           todo.clear()
     return outcomes
 
@@ -184,6 +196,7 @@ class VerifierPool:
     if time.monotonic() < worker.deadline:
       return None
     self._discard(worker)
+    worker.seconds = self.timeout_seconds
     if worker.call is None:
       raise RuntimeError(
         f'A worker for verifier {self._name!r} was not ready after '
@@ -219,6 +232,7 @@ class _Worker:
     self.timeout_seconds = timeout_seconds
     self.call: int | None = None
     self.ready = False
+    self.seconds = 0.0
     self.deadline = time.monotonic() + _START_SECONDS
     self.connection, child_end = multiprocessing.Pipe()
     descriptor = child_end.fileno()
@@ -259,11 +273,11 @@ class _Worker:
     return True
 
   def receive(self) -> tuple[str, Any]:
-    message = self.connection.recv()
+    *message, self.seconds = self.connection.recv()
     self.ready = True
     self.call = None
     self.deadline = math.inf
-    return message
+    return message[0], message[1]
 
   def kill(self) -> int:
     """Kills the process and its children; returns its exit status."""
@@ -276,19 +290,33 @@ class _Worker:
 
 
 def verifier_name(verifier: Verifier) -> str:
-  """The name of a verifier in messages."""
-  return getattr(verifier, '__qualname__', None) or repr(verifier)
+  """The name of a verifier in messages: of the function, or of its class."""
+  named = getattr(verifier, 'func', verifier)  # What a partial calls.
+  return getattr(named, '__qualname__', None) or type(named).__qualname__
 
 
-def _pickled(verifier: Verifier) -> bytes:
-  # Configuration libraries and type checkers put wrappers around functions; one
-  # of the layers is what importing the module gives, and can be sent.
+def importable(verifier: Verifier) -> Verifier:
+  """The layer of a verifier that can be sent to a worker.
+
+  Configuration libraries and type checkers put wrappers around functions; one
+  of the layers is what importing the module gives.
+
+  Args:
+    verifier: perhaps wrapped.
+
+  Returns:
+    The outermost layer that can be pickled.
+
+  Raises:
+    ValueError: there is none.
+  """
   candidate: Any = verifier
   while candidate is not None:
     if getattr(candidate, '__module__', None) == '__main__':
       break
     with contextlib.suppress(pickle.PicklingError, AttributeError, TypeError):
-      return pickle.dumps(candidate)
+      pickle.dumps(candidate)
+      return candidate
     candidate = getattr(candidate, '__wrapped__', None)
   raise ValueError(
     f'Verifier {verifier_name(verifier)!r} cannot be sent to a worker '

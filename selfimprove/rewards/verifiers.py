@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +15,13 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from selfimprove import types
 from selfimprove.rewards import pool as pools
 from selfimprove.rewards.attempts import attempt_ids, reference_ids
+from selfimprove.rewards.failures import FailureFile, VerifierError
+from selfimprove.rewards.verdict_cache import (
+  CachedPool,
+  Outcome,
+  counted,
+  timed,
+)
 from selfimprove.types import Prompts, Rollout
 
 _log = logging.getLogger(__name__)
@@ -67,123 +75,195 @@ class HostVerifier:
 
   Fills the reward slot of an algorithm through `judge`. A call that raises,
   exceeds its time, ends its process or returns something else than a finite
-  number has no verdict: by default that raises, and with a `fallback` the
-  attempt gets that reward, a warning is logged and `metrics` counts it.
+  number has no verdict: by default that raises. With a `fallback`, or for what
+  exceeds its time with a `timeout_reward`, the attempt gets that reward
+  instead, a warning is logged and `metrics` counts it. Either way the sample
+  is saved, if `save_failures` has said where. What a model writes can make a
+  verifier of mathematics or code run for ever, so that a long run wants a
+  `timeout_reward`.
+
+  An attempt that the length limit cut off is not judged: whatever it seems to
+  say, it is wrong, as for `ExactMatch`.
 
   Attributes:
     fn: pure function (attempt, reference) -> float at the top level of an
       importable module, or an object of such a class (`answers.exact_text`,
-      `answers.Numeric()`).
+      `mathematics.MathAnswer()`). With `names` and `name(reference)`, as
+      `by_source.BySource` has them, calls are counted by name as well.
     timeout_seconds: wall-clock time of one call, > 0.
     workers: processes, >= 1.
     fallback: reward of an attempt without a verdict; None raises instead.
+    timeout_reward: of an attempt whose call exceeds its time; None treats it
+      as any other without a verdict.
+    unfinished: reward of an attempt that was cut off; None judges it.
+    cache_size: verdicts that are remembered, >= 0; 0 makes every call.
     memory_bytes: address space of a worker, in which a call that needs more
       fails; None sets no limit.
-    pool: the processes; made from the fields above, started at first use.
+    calls: the processes and what they said; made from the fields above,
+      started at first use.
+    failures: where samples without a verdict go.
+    last: what became of the calls of the last `judge`.
   """
 
   fn: pools.Verifier = types.static()
   timeout_seconds: float = types.static(default=10.0)
   workers: int = types.static(default=4)
   fallback: float | None = types.static(default=None)
+  timeout_reward: float | None = types.static(default=None)
+  unfinished: float | None = types.static(default=0.0)
+  cache_size: int = types.static(default=1 << 16)
   memory_bytes: int | None = types.static(default=8 << 30)
-  pool: pools.VerifierPool = types.static(default=None)
+  calls: CachedPool = types.static(default=None)
+  failures: FailureFile = types.static(default=None)
+  last: list[tuple[str, Outcome]] = types.static(default=None)
 
   def __post_init__(self) -> None:
-    if self.fallback is not None and not math.isfinite(self.fallback):
-      raise ValueError(
-        f'fallback is {self.fallback}; use a finite reward, or None to raise.'
-      )
+    for name in ('fallback', 'timeout_reward', 'unfinished'):
+      value = getattr(self, name)
+      if value is not None and not math.isfinite(value):
+        raise ValueError(f'{name} is {value}; use a finite reward, or None.')
     # JAX rebuilds records through their constructor: the pool is passed on.
-    if self.pool is None:
-      made = pools.VerifierPool(
+    if self.calls is None:
+      pool = pools.VerifierPool(
         self.fn,
         timeout_seconds=self.timeout_seconds,
         workers=self.workers,
         memory_bytes=self.memory_bytes,
       )
-      object.__setattr__(self, 'pool', made)
+      made = CachedPool(pool, size=self.cache_size)
+      object.__setattr__(self, 'calls', made)
+      object.__setattr__(self, 'failures', FailureFile())
+      object.__setattr__(self, 'last', [])
 
   def judge(
     self,
     attempts: Sequence[Sequence[str]],
     references: Sequence[Mapping[str, Any]],
+    *,
+    finished: Bool[np.ndarray, 'b turns'] | None = None,
   ) -> Float32[np.ndarray, 'b turns']:
     """Rewards of attempts, in their order.
 
     Args:
       attempts: texts of each row, as many per row.
       references: data row of each row.
+      finished: whether each attempt ended by itself; None for all of them.
 
     Returns:
       One reward per attempt.
 
     Raises:
-      VerifierError: an attempt got no verdict and there is no `fallback`.
+      VerifierError: an attempt got no verdict, and no reward stands for it.
       ValueError: rows and references do not match.
       RuntimeError: a worker cannot load `fn`.
     """
-    turns = _turns(attempts, references)
+    shape = len(attempts), _turns(attempts, references)
     calls = [
       (attempt, reference)
       for row, reference in zip(attempts, references)
       for attempt in row
     ]
-    outcomes = self.pool.run(calls, stop_at_failure=self.fallback is None)
     rewards = np.zeros(len(calls), np.float32)
-    for index, outcome in enumerate(outcomes):
-      if isinstance(outcome, pools.Failure):
-        error = VerifierError(
-          pools.verifier_name(self.fn), outcome.reason, *calls[index]
-        )
-        if self.fallback is None:
-          raise error
-        _log.warning('%s Its reward is %g.', error, self.fallback)
-        outcome = self.fallback
-      rewards[index] = outcome
-    return rewards.reshape(len(attempts), turns)
+    asked = np.ones(len(calls), bool)
+    if finished is not None and self.unfinished is not None:
+      asked = finished.reshape(-1)
+      rewards[~asked] = self.unfinished
+    asked_calls = [calls[index] for index in np.flatnonzero(asked)]
+    name = getattr(self.fn, 'name', lambda _: '')
+    names = [name(reference) for _, reference in asked_calls]
+    outcomes = self.calls.run(
+      asked_calls,
+      stop_at_failure=self.fallback is None,
+      stop_at_timeout=self.timeout_reward is None,
+    )
+    self.last[:] = zip(names, outcomes)
+    rewards[asked] = self._rewards(asked_calls, outcomes)
+    return rewards.reshape(shape)
 
   def metrics(self) -> types.Metrics:
     """What became of the calls of the last `judge`.
 
     Returns:
       `reward/verifier_calls`, `reward/verifier_failures` and, among these,
-      `reward/verifier_timeouts`.
+      `reward/verifier_timeouts`; of a verifier with names these for each,
+      `reward/verifier_calls_<name>`.
     """
-    return {
-      f'reward/verifier_{name}': float(count)
-      for name, count in self.pool.counts.items()
-    }
+    return self._by_name('reward/verifier_', counted)
+
+  def timing(self) -> dict[str, float]:
+    """What a clock and the cache say of the calls of the last `judge`.
+
+    Returns:
+      `verifier/cached`, `verifier/seconds` of all workers together and
+      `verifier/seconds_max` of the longest call; with names as for `metrics`.
+    """
+    return self._by_name('verifier/', timed)
+
+  def save_failures(self, path: str | pathlib.Path) -> None:
+    """Appends samples without a verdict to a file from now on.
+
+    Args:
+      path: of JSON lines; made when there is something to save.
+    """
+    self.failures.path = pathlib.Path(path)
 
   def close(self) -> None:
     """Ends the processes; a later `judge` starts new ones."""
-    self.pool.close()
+    self.calls.pool.close()
 
-
-class VerifierError(RuntimeError):
-  """An attempt that got no verdict.
-
-  Attributes:
-    reason: what happened.
-    attempt: the text that was judged, whole.
-    reference: the data row it was judged against, whole.
-  """
-
-  def __init__(
+  def _rewards(
     self,
-    name: str,
-    reason: str,
-    attempt: str,
-    reference: Mapping[str, Any],
-  ) -> None:
-    super().__init__(
-      f'Verifier {name!r} {reason.rstrip(".")} (attempt {attempt!r:.200}, '
-      f'reference {dict(reference)!r:.200}); correct the verifier or the row, '
-      'or give `HostVerifier` a `fallback` reward.'
+    calls: Sequence[tuple[str, Mapping[str, Any]]],
+    outcomes: Sequence[Outcome],
+  ) -> list[float]:
+    """Verdicts, and what stands for those that are missing."""
+    rewards = []
+    for call, outcome in zip(calls, outcomes):
+      reward = outcome.verdict
+      if isinstance(reward, pools.Failure):
+        reward = self._instead(call, reward, known=outcome.cached)
+      # Behind a failure that raises no call was made.
+      rewards.append(0.0 if reward is None else reward)
+    return rewards
+
+  def _instead(
+    self,
+    call: tuple[str, Mapping[str, Any]],
+    failure: pools.Failure,
+    *,
+    known: bool,
+  ) -> float:
+    """The reward without a verdict; equal samples are saved once."""
+    verifier = pools.verifier_name(self.fn)
+    error = VerifierError(
+      verifier, failure.reason, *call, path=self.failures.path
     )
-    self.reason = reason
-    self.attempt = attempt
-    self.reference = reference
+    if not known:
+      self.failures.save(
+        verifier=verifier,
+        reason=failure.reason,
+        timed_out=failure.timed_out,
+        attempt=call[0],
+        reference=call[1],
+      )
+    reward = self.fallback
+    if failure.timed_out and self.timeout_reward is not None:
+      reward = self.timeout_reward
+    if reward is None:
+      raise error
+    _log.warning('%s Its reward is %g.', error, reward)
+    return reward
+
+  def _by_name(
+    self, prefix: str, count: Callable[[Iterable[Outcome]], dict[str, float]]
+  ) -> dict[str, float]:
+    found = count(outcome for _, outcome in self.last)
+    for name in getattr(self.fn, 'names', ()):
+      of_name = count(
+        outcome for called, outcome in self.last if called == name
+      )
+      found |= {f'{key}_{name}': value for key, value in of_name.items()}
+    return {f'{prefix}{key}': value for key, value in found.items()}
 
 
 def _final_eos(

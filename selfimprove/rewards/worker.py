@@ -14,6 +14,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -26,21 +27,24 @@ def serve(connection: Connection) -> None:
 
   Args:
     connection: brings first the settings (`parent`, `path`, `memory_bytes`,
-      `verifier`), then pairs (attempt, reference); takes `('ready', '')` or
-      `('unusable', why)`, then one answer of `answer` per pair.
+      `verifier`), then pairs (attempt, reference); takes `('ready', '', 0.0)`
+      or `('unusable', why, 0.0)`, then one answer of `answer` per pair with
+      the seconds that it took.
   """
   try:
     verifier = _set_up(connection.recv())
   except Exception as error:  # The parent says which verifier it was.
-    connection.send(('unusable', describe(error)))
+    connection.send(('unusable', describe(error), 0.0))
     return
-  connection.send(('ready', ''))
+  connection.send(('ready', '', 0.0))
   while True:
     try:
       attempt, reference = connection.recv()
     except EOFError:
       return
-    connection.send(answer(verifier, attempt, reference))
+    began = time.perf_counter()
+    kind, content = answer(verifier, attempt, reference)
+    connection.send((kind, content, time.perf_counter() - began))
 
 
 def answer(
@@ -76,7 +80,10 @@ def _set_up(settings: dict[str, Any]) -> Callable[..., Any]:
   _die_with(settings['parent'])
   _limit_memory(settings['memory_bytes'])
   sys.path[:] = settings['path']
-  return pickle.loads(settings['verifier'])
+  verifier = pickle.loads(settings['verifier'])
+  # What is slow to import is not to be on the time of the first call.
+  getattr(verifier, 'prepare', lambda: None)()
+  return verifier
 
 
 def _die_with(parent: int) -> None:

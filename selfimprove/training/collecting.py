@@ -14,7 +14,7 @@ from selfimprove import partitioning
 from selfimprove.algorithms.base import Algorithm, HostReward
 from selfimprove.training import collect
 from selfimprove.training import step as steps
-from selfimprove.training.programs import Batch, Build, StepFn
+from selfimprove.training.programs import Batch, Build, StepFn, judged
 from selfimprove.training.state import TrainState, stream_key
 from selfimprove.training.timing import PhaseTimers
 from selfimprove.types import Prompts, Rollout
@@ -62,6 +62,8 @@ def _shares(
     'collect/rounds': rounds,
     'collect/full': min(waiting / prompts, 1.0),
     'rollout/tokens': counts.get('tokens', 0.0),
+    # Those of a reward on the host have the names of metrics already.
+    **{name: value for name, value in counts.items() if '/' in name},
   }
   if rounds:
     groups = rounds * prompts
@@ -117,50 +119,51 @@ class _Round:
     made = self._made
     with timers.phase('data'):
       prompts = batch(int(state.position))
-    judged = self._judged(self._sample, state, prompts, timers)
+    first, calls = self._judged(self._sample, state, prompts, timers)
     counts = {
+      **calls,
       'rounds': 1.0,
-      'tokens': _tokens(judged[0]),
-      'reward': float(jnp.mean(judged[1][:, -1])),
+      'tokens': _tokens(first[0]),
+      'reward': float(jnp.mean(first[1][:, -1])),
       'retried': 0.0,
     }
     if collect.retry_of(made.algorithm) is not None:
-      judged, found = self._tried_again(state, prompts, judged, timers)
+      first, found = self._tried_again(state, prompts, first, timers)
       counts = _add(counts, found)
     with timers.phase('collect', variant=made.stage.name):
-      state, kept = self._put(made.algorithm, state, *judged)
+      state, kept = self._put(made.algorithm, state, *first)
       counts['kept'] = float(kept)
     return state, counts
 
   def _judged(
     self, sample: Any, state: TrainState, prompts: Prompts, timers: PhaseTimers
-  ) -> _Judged:
+  ) -> tuple[_Judged, dict[str, float]]:
     made = self._made
     placed = made.place(prompts)
     with timers.phase('rollout', variant=made.stage.name):
       rollout = jax.block_until_ready(sample(made.algorithm, state, placed))
     with timers.phase('reward'):
       if isinstance(self._reward, HostReward):
-        verdicts = made.judge(self._reward, jax.device_get(rollout))
-        return rollout, made.place(verdicts)
-      return rollout, self._verify(made.algorithm, rollout, placed)
+        verdicts, calls = judged(made, self._reward, rollout, timers)
+        return (rollout, made.place(verdicts)), calls
+      return (rollout, self._verify(made.algorithm, rollout, placed)), {}
 
   def _tried_again(
     self,
     state: TrainState,
     prompts: Prompts,
-    judged: _Judged,
+    first: _Judged,
     timers: PhaseTimers,
   ) -> tuple[_Judged, dict[str, float]]:
     """The batch with second tries in place of failed groups."""
     retry = collect.retry_of(self._made.algorithm)
-    group = judged[0].group_size
+    group = first[0].group_size
     where = collect.failed(
-      judged[1], group_size=group, threshold=retry.threshold
+      first[1], group_size=group, threshold=retry.threshold
     )
     failed = np.flatnonzero(jax.device_get(where))
     if not failed.size:
-      return judged, {}
+      return first, {}
     total = prompts.tokens.shape[0]
     room = _room(len(failed), total, partitioning.row_shards(self._made.mesh))
     # Places that are too many sample the first failed prompt once more, and
@@ -170,13 +173,14 @@ class _Round:
     groups = np.full(room, total)
     groups[: len(failed)] = failed
     hard = jax.tree.map(lambda x: x[rows], prompts)
-    second = self._judged(self._retry, state, hard, timers)
+    second, calls = self._judged(self._retry, state, hard, timers)
     merged = self._merge(
-      self._made.algorithm, judged, second, jnp.asarray(groups)
+      self._made.algorithm, first, second, jnp.asarray(groups)
     )
     real = np.repeat(groups < total, group)
     last = np.asarray(second[1])[:, -1]
     return merged, {
+      **calls,
       'retried': float(len(failed)),
       'retry_reward': float(last[real].sum() / group),
       'tokens': float(np.asarray(second[0].loss_mask)[real].sum()),

@@ -139,13 +139,31 @@ def _on_host(made: Build) -> StepFn:
       rollout = sample(made.algorithm, state, prompts)
       rollout = jax.block_until_ready(rollout)
     with timers.phase('reward'):
-      verdicts = made.judge(reward, jax.device_get(rollout))
+      verdicts, counts = judged(made, reward, rollout, timers)
     with timers.phase('update', variant=made.stage.name):
       rewards = made.place(verdicts)
       out = learn(made.algorithm, state, prompts, rollout, rewards)
       state, metrics, codes = jax.block_until_ready(out)
-    # How many calls failed or timed out, from rewards that count them.
-    counts = getattr(reward, 'metrics', dict)()
     return state, {**metrics, **counts}, codes
 
   return run
+
+
+def judged(
+  made: Build, reward: HostReward, rollout: Rollout, timers: PhaseTimers
+) -> tuple[np.ndarray, dict[str, float]]:
+  """Verdicts from the host, and what became of the calls.
+
+  Args:
+    made: knows how rollouts are read.
+    reward: on the host.
+    rollout: on the devices.
+    timers: take what the reward's `timing` says, if it has that.
+
+  Returns:
+    f32[b turns], and what the reward's `metrics` says, if it has that: how many
+    calls there were, failed or ran out of time.
+  """
+  verdicts = made.judge(reward, jax.device_get(rollout))
+  timers.note(getattr(reward, 'timing', dict)())
+  return verdicts, getattr(reward, 'metrics', dict)()

@@ -7,8 +7,9 @@ follow, so they are reported under another name and left out of the rates.
 from __future__ import annotations
 
 import contextlib
+import operator
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 
 class PhaseTimers:
@@ -57,6 +58,17 @@ class PhaseTimers:
     finally:
       self._step[key] = self._step.get(key, 0.0) + self._clock() - began
 
+  def note(self, values: Mapping[str, float]) -> None:
+    """Adds quantities that others measured to those of the step.
+
+    Args:
+      values: by name; they are summed over the step, and of a name that ends
+        in `_max`, or in `_max_` and more, the largest is kept.
+    """
+    for name, value in values.items():
+      join = max if '_max' in name else operator.add
+      self._step[name] = join(self._step.get(name, 0.0), value)
+
   def end_step(self, *, tokens: float = 0.0) -> dict[str, float]:
     """The seconds of the step that ends now.
 
@@ -64,9 +76,9 @@ class PhaseTimers:
       tokens: written by the policy in this step.
 
     Returns:
-      `time/<phase>` or `time/compile_<phase>` for each phase, `time/total` for
-      all since the last step, and, in steps without a compilation that had
-      tokens, `speed/tokens_per_second`.
+      `time/<phase>` or `time/compile_<phase>` for each phase, what was noted,
+      `time/total` for all since the last step, and, in steps without a
+      compilation that had tokens, `speed/tokens_per_second`.
     """
     now = self._clock()
     seconds = now - self._step_began

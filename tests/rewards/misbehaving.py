@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
@@ -13,6 +14,21 @@ import time
 
 def length(attempt, reference):
   return float(len(attempt))
+
+
+@dataclasses.dataclass
+class Prepared:
+  """Says how often it was prepared, which takes some seconds."""
+
+  seconds: float
+  times: int = 0
+
+  def prepare(self):
+    time.sleep(self.seconds)
+    self.times += 1
+
+  def __call__(self, attempt, reference):
+    return float(self.times)
 
 
 def slow_then_length(attempt, reference):

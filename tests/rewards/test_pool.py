@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from selfimprove.rewards.pool import Failure, VerifierPool
+from selfimprove.rewards.pool import Failure, VerifierPool, verifier_name
 from tests.rewards import misbehaving
 
 _ROOT = Path(__file__).parents[2]
@@ -100,6 +101,16 @@ def test_a_call_without_a_verdict_says_why_and_the_next_one_works(
 def test_a_call_that_wants_too_much_memory_fails_alone():
   verdicts = _run(['allocate', 'right'], memory_bytes=1 << 30)
   assert verdicts == [Failure(reason='raised MemoryError: '), 1.0]
+
+
+def test_what_a_verifier_prepares_is_not_on_the_time_of_a_call():
+  verifier = misbehaving.Prepared(seconds=1.5)
+  assert _run(['a', 'b'], verifier=verifier, timeout_seconds=1.0) == [1.0, 1.0]
+
+
+def test_a_partial_is_named_after_its_function():
+  assert verifier_name(functools.partial(misbehaving.act)) == 'act'
+  assert verifier_name(misbehaving.Prepared(seconds=0)) == 'Prepared'
 
 
 def test_what_a_verifier_prints_does_not_disturb_its_verdict():

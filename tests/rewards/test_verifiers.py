@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 
 import jax
@@ -153,6 +154,71 @@ def test_a_fallback_is_the_reward_and_is_counted_and_said(caplog):
   assert 'Its reward is -0.5.' in caplog.text
 
 
+def test_only_what_runs_out_of_time_has_the_timeout_reward():
+  verifier = HostVerifier(
+    fn=misbehaving.act, workers=1, timeout_seconds=1.0, timeout_reward=-1.0
+  )
+  rewards = verifier.judge([['loop', 'right']], [{}])
+  np.testing.assert_array_equal(rewards, [[-1.0, 1.0]])
+  with pytest.raises(VerifierError, match='returned nan'):
+    verifier.judge([['loop', 'nan']], [{}])
+
+
+@pytest.mark.parametrize('fallback', [None, 0.0])
+def test_a_sample_without_a_verdict_is_saved(tmp_path, fallback):
+  path = tmp_path / 'failures.jsonl'
+  verifier = HostVerifier(fn=misbehaving.act, workers=1, fallback=fallback)
+  verifier.save_failures(path)
+  judge = lambda: verifier.judge(  # noqa: E731
+    [['right', 'nan'], ['raise', 'nan']], [{'answer': 'x'}] * 2
+  )
+  if fallback is None:
+    with pytest.raises(VerifierError, match=str(path)) as caught:
+      judge()
+    assert caught.value.path == path
+  else:
+    judge()
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  # Without a fallback the first ends it; equal ones are saved once.
+  wanted = ['nan'] if fallback is None else ['nan', 'raise']
+  assert [row['attempt'] for row in rows] == wanted
+  assert rows[0]['verifier'] == 'act'
+  assert rows[0]['reference'] == {'answer': 'x'}
+  assert 'not a finite number' in rows[0]['reason']
+
+
+def test_an_attempt_that_was_cut_off_is_wrong_and_not_judged():
+  verifier = HostVerifier(fn=misbehaving.act, workers=1)
+  finished = np.array([[True, False], [False, True]])
+  rewards = verifier.judge(
+    [['right', 'raise'], ['right', 'right']], [{}, {}], finished=finished
+  )
+  np.testing.assert_array_equal(rewards, [[1, 0], [0, 1]])
+  assert verifier.metrics()['reward/verifier_calls'] == 2.0
+
+
+def test_what_a_cut_off_attempt_gets_can_be_said():
+  finished = np.array([[False]])
+  judged = HostVerifier(fn=misbehaving.act, workers=1, unfinished=None)
+  assert judged.judge([['right']], [{}], finished=finished) == 1.0
+  fined = HostVerifier(fn=misbehaving.act, workers=1, unfinished=-1.0)
+  assert fined.judge([['right']], [{}], finished=finished) == -1.0
+
+
+def test_equal_attempts_at_equal_rows_are_judged_once():
+  verifier = HostVerifier(fn=misbehaving.own_process, workers=2)
+  verifier.judge([['a', 'a'], ['a', 'b']], [{}, {}])
+  assert verifier.metrics()['reward/verifier_calls'] == 4.0
+  assert verifier.timing()['verifier/cached'] == 2.0
+  verifier.judge([['a']], [{}])
+  assert verifier.metrics()['reward/verifier_calls'] == 1.0
+  assert verifier.timing() == {
+    'verifier/cached': 1.0,
+    'verifier/seconds': 0.0,
+    'verifier/seconds_max': 0.0,
+  }
+
+
 def test_a_host_verifier_has_no_leaves_and_keeps_its_processes_in_a_pytree():
   verifier = HostVerifier(fn=misbehaving.own_process, workers=1)
   rebuilt = jax.tree.map(lambda leaf: leaf, verifier)
@@ -181,6 +247,7 @@ def test_rows_that_do_not_match_are_refused():
     verifier.judge([['a'], ['b', 'c']], [{}, {}])
 
 
-def test_a_fallback_that_is_no_reward_is_refused():
-  with pytest.raises(ValueError, match='fallback is nan'):
-    HostVerifier(fn=exact_text, fallback=float('nan'))
+@pytest.mark.parametrize('name', ['fallback', 'timeout_reward', 'unfinished'])
+def test_a_number_that_is_no_reward_is_refused(name):
+  with pytest.raises(ValueError, match=f'{name} is nan'):
+    HostVerifier(fn=exact_text, **{name: float('nan')})

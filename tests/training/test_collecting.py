@@ -151,6 +151,34 @@ def test_an_interrupted_collection_ends_bit_for_bit_as_a_straight_one(
   jax.tree.map(np.testing.assert_array_equal, state, straight)
 
 
+class _Counting:
+  """Rewards nothing on the host, and says what it did."""
+
+  def judge(self, rollout, references):
+    return np.zeros(rollout.finished.shape, np.float32)
+
+  def metrics(self):
+    return {'reward/verifier_calls': 3.0}
+
+  def timing(self):
+    return {'verifier/seconds': 2.0, 'verifier/seconds_max': 2.0}
+
+
+@pytest.mark.slow
+def test_the_calls_of_all_rounds_are_counted_and_timed(tmp_path):
+  algorithm = _algorithm(max_rounds=2, reward=_Counting())
+  run, state, step = _begin(tmp_path, _stage(algorithm))
+  timers = PhaseTimers()
+  with jax.set_mesh(run.mesh):
+    _, metrics, _ = step(
+      state, lambda position: run.batch(run.stages[0], position), timers
+    )
+  assert metrics['reward/verifier_calls'] == 6.0
+  timing = timers.end_step()
+  assert timing['verifier/seconds'] == 4.0
+  assert timing['verifier/seconds_max'] == 2.0
+
+
 def test_a_batch_that_stays_short_is_learned_from_as_it_is(tmp_path):
   # Nothing is ever right, so that every group is tied.
   algorithm = _algorithm(max_rounds=2, reward=FirstIs(token=99))

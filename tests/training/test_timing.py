@@ -77,3 +77,13 @@ def test_a_phase_named_step_is_kept_apart_from_the_total(clock):
   assert (row['time/step'], row['time/total']) == (2.0, 6.0)
   with pytest.raises(ValueError, match="cannot be named 'total'"):
     _step(timers, clock, {'total': 1.0})
+
+
+def test_what_others_measured_is_summed_but_for_maxima(clock):
+  timers = PhaseTimers(clock=clock)
+  timers.note({'verifier/seconds': 2.0, 'verifier/seconds_max': 2.0})
+  timers.note({'verifier/seconds': 1.0, 'verifier/seconds_max': 1.0})
+  row = timers.end_step()
+  assert row['verifier/seconds'] == 3.0
+  assert row['verifier/seconds_max'] == 2.0
+  assert 'verifier/seconds' not in timers.end_step()

@@ -1,0 +1,119 @@
+r"""Where a text says its final answer: `\boxed{}`, `####`, "the answer is".
+
+Functions of text alone, linear in its length; only the standard library is
+imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+_BOX = re.compile(r'\\(?:boxed|fbox)\s*(?=\{|(?P<bare>[^\s{\\]+))')
+_BRACE = re.compile(r'\\.|[{}]', re.DOTALL)
+_HASHES = re.compile(r'####[ \t]*([^\n]*)')
+_STATED = re.compile(
+  r'\b(?:final |correct )?answer\**(?:[ ]?:\**|[ ](?:is|was|are)\b[ ]?:?)',
+  re.IGNORECASE,
+)
+# The end of a sentence: a decimal point is followed by a digit.
+_SENTENCE = re.compile(r'\.(?:\s|$)|[!?](?=\s+[A-Z])')
+_LETTER = re.compile(r'\(([A-J])\)|^\s*\**([A-J])\**[.:)]?\s*$', re.MULTILINE)
+
+
+def boxed(text: str) -> str | None:
+  r"""What stands in the last `\boxed{}` of a text.
+
+  Braces may be nested, and escaped ones (\{) are text. A box that is not
+  closed is none. `\fbox{5}` and `\boxed 5` count.
+
+  Args:
+    text: any text.
+
+  Returns:
+    The content; None where there is no box.
+
+  >>> boxed(r'so \boxed{\frac{1}{2}}.')
+  '\\frac{1}{2}'
+  """
+  closing = _closing(text)
+  for found in reversed(list(_BOX.finditer(text))):
+    if found['bare']:
+      return found['bare'].rstrip('.,;$')
+    if found.end() in closing:
+      return text[found.end() + 1 : closing[found.end()]].strip()
+  return None
+
+
+def hashed(text: str) -> str | None:
+  """The rest of the line behind the last `####` of a text; None without."""
+  found = _HASHES.findall(text)
+  return found[-1].strip() if found else None
+
+
+def stated(text: str) -> str | None:
+  """What the last "the answer is" or "Answer:" of a text says.
+
+  It ends with the sentence or the line.
+
+  Args:
+    text: any text.
+
+  Returns:
+    The answer; None where nothing is stated.
+
+  >>> stated('The answer is 1.5 cm. Done.')
+  '1.5 cm'
+  """
+  ends = [found.end() for found in _STATED.finditer(text)]
+  if not ends:
+    return None
+  line = text[ends[-1] :].lstrip(' \t').split('\n', maxsplit=1)[0]
+  return _SENTENCE.split(line, maxsplit=1)[0].strip(' \t*') or None
+
+
+def letter(text: str) -> str | None:
+  """The last choice of a text: `(B)`, or a line that is `B`; None without."""
+  found = _LETTER.findall(text)
+  return (found[-1][0] or found[-1][1]) if found else None
+
+
+READERS: Mapping[str, Callable[[str], str | None]] = {
+  'boxed': boxed,
+  'hashes': hashed,
+  'stated': stated,
+  'letter': letter,
+  'whole': str.strip,
+}
+"""The ways to find an answer, by name; `whole` takes the text as it is."""
+
+
+def final_answer(text: str, *, ways: tuple[str, ...]) -> str | None:
+  """The final answer of a text.
+
+  Args:
+    text: any text.
+    ways: names of `READERS`; the first that finds something decides.
+
+  Returns:
+    The answer; None where no way finds one.
+
+  Raises:
+    KeyError: a name is none of `READERS`.
+  """
+  for way in ways:
+    answer = READERS[way](text)
+    if answer is not None:
+      return answer
+  return None
+
+
+def _closing(text: str) -> dict[int, int]:
+  """Where each brace that is closed is closed, by where it opens."""
+  opened, closing = [], {}
+  for found in _BRACE.finditer(text):
+    if found.group() == '{':
+      opened.append(found.start())
+    elif found.group() == '}' and opened:
+      closing[opened.pop()] = found.start()
+  return closing
