@@ -218,8 +218,8 @@ class ChatPrompts:
     same = next((i for i, (a, b) in pairs if a != b), len(before))
     start = max(same - 16, 0)
     return (
-      f'The chat template {self._path} rewrites earlier turns when a conversation '
-      f'goes on: {before[start : same + 24]!r} becomes '
+      f'The chat template {self._path} rewrites earlier turns when a '
+      f'conversation goes on: {before[start : same + 24]!r} becomes '
       f'{after[start : same + 24]!r}, which is not what the model has read; '
       'give chat.ChatPrompts a template_file that leaves them as they are.'
     )

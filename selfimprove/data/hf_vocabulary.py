@@ -171,7 +171,7 @@ class _Parsed:
 
 
 # Every use of a macro in a configuration builds the vocabulary again, and the
-# file of a large one takes seconds. Its text is the key: a new one is read anew.
+# file of a large one takes seconds. Its text is the key, so none goes stale.
 @functools.lru_cache(maxsize=4)
 def _parsed(text: str, path: str) -> _Parsed:
   try:
