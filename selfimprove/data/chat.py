@@ -167,7 +167,8 @@ class ChatPrompts:
     """The end of an attempt, and what follows it."""
     ids = vocabularies.encode(between, vocabulary=self.vocabulary)
     special: Mapping[str, int] = getattr(self.vocabulary, 'added_tokens', {})
-    ends = [t for t, i in special.items() if i == ids[0] and between[:1]]
+    # White space may be such a token too, and says nothing.
+    ends = [t for t, i in special.items() if [i] == ids[:1] and t.strip()]
     if len(ids) < 2 or not ends or not between.startswith(ends[0]):
       raise ChatTemplateError(
         f'The chat template {self._path} goes on behind an attempt with '

@@ -21,7 +21,27 @@ TOKENIZER_FILE = 'tokenizer.json'
 _EOS_FILES = ('generation_config.json', 'config.json', 'tokenizer_config.json')
 
 
-class HuggingFaceVocabulary(seqio.Vocabulary):
+class OnHost(seqio.Vocabulary):
+  """A vocabulary whose ids in a graph of TensorFlow are those outside of it."""
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+    def encode(text: Any) -> Any:
+      return tf.constant(self._encode(text.numpy().decode('utf-8')), tf.int32)
+
+    ids = tf.py_function(encode, [s], tf.int32)
+    ids.set_shape([None])
+    return ids
+
+  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+    def decode(rows: Any) -> Any:
+      flat = rows.numpy().reshape(-1, rows.shape[-1]).tolist()
+      texts = tf.constant([self._decode(row) for row in flat])
+      return tf.reshape(texts, rows.shape[:-1])
+
+    return tf.py_function(decode, [ids], tf.string)
+
+
+class HuggingFaceVocabulary(OnHost):
   """The `tokenizer.json` of a checkpoint, with the ids of its own library.
 
   Special tokens that stand in a text become their ids, as they do there; none
@@ -39,7 +59,7 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
       raise FileNotFoundError(
         f'There is no {path}; name the folder of a checkpoint whose tokenizer '
         'is a tokenizer.json (a SentencePiece model: '
-        'seqio.SentencePieceVocabulary).'
+        'gin_configs/tasks/sentencepiece_text.gin).'
       )
     super().__init__(extra_ids=0)
     self.folder = os.fspath(folder)
@@ -82,22 +102,6 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
     written = [i for i in ids if i >= 0]  # Padding stands behind an end.
     return self._tokenizer.decode(written, skip_special_tokens=True)
 
-  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    def encode(text: Any) -> Any:
-      return tf.constant(self._encode(text.numpy().decode('utf-8')), tf.int32)
-
-    ids = tf.py_function(encode, [s], tf.int32)
-    ids.set_shape([None])
-    return ids
-
-  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-    def decode(rows: Any) -> Any:
-      flat = rows.numpy().reshape(-1, rows.shape[-1]).tolist()
-      texts = tf.constant([self._decode(row) for row in flat])
-      return tf.reshape(texts, rows.shape[:-1])
-
-    return tf.py_function(decode, [ids], tf.string)
-
   def __eq__(self, other: object) -> bool:
     return isinstance(other, HuggingFaceVocabulary) and (
       (self._digest, self.eos_ids) == (other._digest, other.eos_ids)
@@ -115,6 +119,7 @@ def find_eos_ids(
   *,
   size: int,
   id_of: Callable[[str], int | None],
+  default: int | None = None,
 ) -> tuple[int, ...]:
   """Every id that ends an answer, as a checkpoint says.
 
@@ -122,6 +127,7 @@ def find_eos_ids(
     folder: of the checkpoint.
     size: number of ids of its tokenizer.
     id_of: text of a token -> its id, None if it has none.
+    default: the only one where the checkpoint does not say it.
 
   Returns:
     At least one id.
@@ -130,6 +136,7 @@ def find_eos_ids(
     ValueError: the checkpoint does not say it, or names an id that is none.
   """
   folder = os.fspath(folder)
+  ends: list[Any] | None = None if default is None else [default]
   for name in _EOS_FILES:
     fields = _read(os.path.join(folder, name))
     found = fields.get('eos_token_id', fields.get('eos_token'))
@@ -140,7 +147,7 @@ def find_eos_ids(
     if found is not None:
       ends = found if isinstance(found, list) else [found]
       break
-  else:
+  if ends is None:
     raise ValueError(
       f'{folder} does not say which token ends an answer; give its '
       'generation_config.json an eos_token_id.'

@@ -16,8 +16,10 @@ CHATML = """\
     {{- '<|im_start|>system\\nYou are a test.<|im_end|>\\n' }}
 {%- endif %}
 {%- for message in messages %}
-    {%- if message.role == 'user' or (message.role == 'system' and not loop.first) %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- if message.role == 'user'
+        or (message.role == 'system' and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\\n'
+            + message.content + '<|im_end|>' + '\\n' }}
     {%- elif message.role == 'assistant' %}
         {{- '<|im_start|>' + message.role + '\\n' }}
         {%- generation %}{{- message.content }}{%- endgeneration %}
@@ -44,10 +46,12 @@ LLAMA = """\
 {%- else %}
   {%- set told = '' %}
 {%- endif %}
-{{- '<|start_header_id|>system<|end_header_id|>\\n\\nToday: ' + date_string + '\\n\\n' + told + '<|eot_id|>' }}
+{{- '<|start_header_id|>system<|end_header_id|>\\n\\nToday: ' }}
+{{- date_string + '\\n\\n' + told + '<|eot_id|>' }}
 {%- for message in messages %}
   {%- if message.role == 'ignored' %}{%- continue %}{%- endif %}
-  {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}
+  {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'
+      + message['content'] | trim + '<|eot_id|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
   {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
@@ -72,7 +76,9 @@ GEMMA = (
 THINKING = """\
 {%- set last = namespace(index=0) %}
 {%- for message in messages %}
-  {%- if message.role == 'user' %}{%- set last.index = loop.index0 %}{%- endif %}
+  {%- if message.role == 'user' %}
+    {%- set last.index = loop.index0 %}
+  {%- endif %}
 {%- endfor %}
 {%- for message in messages %}
   {%- set content = message.content %}
