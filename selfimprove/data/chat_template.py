@@ -236,7 +236,7 @@ def _fields(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
   return json_object.read(path) if os.path.isfile(path) else {}
 
 
-def _text(path: str) -> str:
+def _text(path: str | os.PathLike[str]) -> str:
   with open(path, encoding='utf-8') as file:
     return file.read()
 

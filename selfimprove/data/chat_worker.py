@@ -99,8 +99,11 @@ def _environment(date: str | None) -> Any:
     extensions=[Generation, ext.loopcontrols],
   )
   made.filters['tojson'] = tojson
-  made.globals['raise_exception'] = raise_exception
-  made.globals['strftime_now'] = strftime_now
+  names: dict[str, Any] = {
+    'raise_exception': raise_exception,
+    'strftime_now': strftime_now,
+  }
+  made.globals.update(names)
   return made
 
 

@@ -8,6 +8,7 @@ import functools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
@@ -17,6 +18,7 @@ from selfimprove.data.hf_vocabulary import OnHost, find_eos_ids
 from selfimprove.data.tensorflow_host import seqio
 
 MODEL_FILE = 'tokenizer.model'
+_PROTO: Any = sentencepiece_model_pb2  # Generated: its names are in no file.
 _CONFIG, _ADDED = 'tokenizer_config.json', 'added_tokens.json'
 
 
@@ -141,9 +143,9 @@ class _Model:
 
 @functools.lru_cache(maxsize=4)
 def _model(content: bytes) -> _Model:
-  found = sentencepiece_model_pb2.ModelProto()
+  found = _PROTO.ModelProto()
   found.ParseFromString(content)
-  kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+  kinds = _PROTO.ModelProto.SentencePiece
   of_kind: dict[int, dict[str, int]] = collections.defaultdict(dict)
   for i, piece in enumerate(found.pieces):
     of_kind[piece.type][piece.piece] = i

@@ -162,8 +162,9 @@ class TextTask:
     good = [i for i, one in enumerate(found) if isinstance(one, tuple)]
     texts = [one[0] for one in found if isinstance(one, tuple)]
     for i, text, ids in zip(good, texts, self.prompt_form(texts)):
-      found[i] = (text, ids)
-      if isinstance(ids, ValueError):
+      if not isinstance(ids, ValueError):
+        found[i] = (text, ids)
+      else:
         found[i] = rows.BadRowError(
           where=places[i],
           field=self.prompt_field,
