@@ -73,7 +73,7 @@ def generate(
   """
   how, vocabulary = trained.experiment.evaluation, _vocabulary(trained)
   rollout = how.sampled(samples=samples, temperature=temperature)
-  batch = _prompts([_encode(text, vocabulary) for text in prompts])
+  batch = _prompts(_encode(prompts, trained))
   sample = jax.jit(
     lambda how, params, prompts, key: how(trained.policy, params, prompts, key)
   )
@@ -89,10 +89,15 @@ def _vocabulary(trained: Trained) -> vocabularies.Vocabulary:
   return trained.experiment.task.vocabulary
 
 
-def _encode(text: str, vocabulary: vocabularies.Vocabulary) -> np.ndarray:
-  if not text:
+def _encode(texts: list[str], trained: Trained) -> list[np.ndarray]:
+  if not all(texts):
     raise ValueError('A prompt is empty; write at least one token.')
-  return vocabularies.encode(text, vocabulary=vocabulary)
+  encoded = []
+  for ids in trained.experiment.task.prompt_ids(texts):
+    if isinstance(ids, ValueError):
+      raise ids
+    encoded.append(ids)
+  return encoded
 
 
 def _prompts(ids: list[np.ndarray]) -> Prompts:

@@ -6,6 +6,7 @@ import difflib
 import functools
 import json
 import os
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from selfimprove.data import rows, sums, vocabularies
+from selfimprove.data import chat, rows, sums, vocabularies
 from selfimprove.data.examples import FIELDS_JSON
 from selfimprove.data.json_lines import Fields, Files
 from selfimprove.data.splits import SPLITS, divided, split_of
@@ -87,6 +88,7 @@ def jsonl(
   max_answer_tokens: int,
   held_out: float = 1 / 16,
   extra_tokens: Mapping[str, int] = types.MappingProxyType({}),
+  prompt_form: chat.PromptForm | None = None,
   on_bad_row: rows.OnBadRow = rows.refuse,
   name: str = 'jsonl',
 ) -> TextTask:
@@ -106,6 +108,8 @@ def jsonl(
     held_out: the share of validation, and again of test, with `train` alone.
     extra_tokens: further text fields that rollouts read, such as a hint, and
       the most tokens that each may have.
+    prompt_form: how a prompt becomes what the model reads, such as
+      `chat.ChatPrompts`; None for its text alone.
     on_bad_row: `rows.refuse` stops with one sentence; `rows.drop` leaves the
       row out and counts it in `Table.dropped`.
     name: of the task.
@@ -126,7 +130,8 @@ def jsonl(
       _check_row,
       encode=functools.partial(vocabularies.encode, vocabulary=vocabulary),
       limits={
-        'prompt': max_prompt_tokens,
+        # With a form, its length is that of what the form makes of it.
+        'prompt': max_prompt_tokens if prompt_form is None else sys.maxsize,
         'answer': max_answer_tokens,
         **extra_tokens,
       },
@@ -143,6 +148,7 @@ def jsonl(
     max_prompt_tokens=max_prompt_tokens,
     max_answer_tokens=max_answer_tokens,
     extra_tokens=extra_tokens,
+    prompt_form=prompt_form,
     on_bad_row=on_bad_row,
     dropped=files.dropped,
   )
@@ -157,6 +163,7 @@ def registered(
   max_prompt_tokens: int,
   max_answer_tokens: int,
   extra_tokens: Mapping[str, int] = types.MappingProxyType({}),
+  prompt_form: chat.PromptForm | None = None,
   on_bad_row: rows.OnBadRow = rows.refuse,
 ) -> TextTask:
   """A task or mixture from the registry of seqio.
@@ -173,6 +180,8 @@ def registered(
     max_answer_tokens: the most that an answer may have, without EOS.
     extra_tokens: further text fields that rollouts read, such as a hint, and
       the most tokens that each may have.
+    prompt_form: how a prompt becomes what the model reads, such as
+      `chat.ChatPrompts`; None for its text alone.
     on_bad_row: `rows.refuse` stops with one sentence; `rows.drop` leaves the
       row out and counts it in `Table.dropped`.
 
@@ -202,6 +211,7 @@ def registered(
     prompt_field=prompt_field,
     answer_field=answer_field,
     extra_tokens=extra_tokens,
+    prompt_form=prompt_form,
     on_bad_row=on_bad_row,
   )
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from selfimprove.data import examples, rows, vocabularies
+from selfimprove.data import chat, examples, rows, vocabularies
 from selfimprove.data.tensorflow_host import seqio
+
+_Prompt = tuple[str, Int[np.ndarray, 'tokens']]
+"""Text and ids."""
 
 
 def none_dropped(split: str) -> Mapping[str, int]:
@@ -43,6 +46,8 @@ class TextTask:
     answer_field: feature with the answer, as text or as ids.
     extra_tokens: further text fields that rollouts read as token ids, such as
       a hint, and the most tokens that each may have.
+    prompt_form: how a prompt becomes what the model reads, such as
+      `chat.ChatPrompts`; None for its text alone. Lengths are of what is read.
     on_bad_row: what to do with a row that breaks a rule.
     dropped: split -> rows left out before `provider` saw them, by field and
       rule; several splits of one file all report the file's.
@@ -56,6 +61,7 @@ class TextTask:
   prompt_field: str = 'prompt'
   answer_field: str = 'answer'
   extra_tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  prompt_form: chat.PromptForm | None = None
   on_bad_row: rows.OnBadRow = rows.refuse
   dropped: Callable[[str], Mapping[str, int]] = none_dropped
 
@@ -64,6 +70,8 @@ class TextTask:
       max_prompt_tokens=self.max_prompt_tokens,
       max_answer_tokens=self.max_answer_tokens,
     )
+    if self.prompt_form is None:
+      chat.warn_if_bypassed(self.vocabulary)
 
   @property
   def splits(self) -> tuple[str, ...]:
@@ -90,11 +98,16 @@ class TextTask:
       )
     dropped = collections.Counter(self.dropped(split))
     kept = []
-    source = examples.examples(self.provider, split=split)
-    for index, example in enumerate(source):
-      where = f'task {self.name!r}, split {split!r}, row {index}'
+    source = [*examples.examples(self.provider, split=split)]
+    places = [
+      f'task {self.name!r}, split {split!r}, row {i}'
+      for i in range(len(source))
+    ]
+    for example, where, prompt in zip(
+      source, places, self._prompts(source, places)
+    ):
       try:
-        kept.append(self._row(example, where))
+        kept.append(self._row(example, where, prompt))
       except rows.BadRowError as bad_row:
         self.on_bad_row(bad_row)
         dropped[bad_row.key] += 1
@@ -105,15 +118,78 @@ class TextTask:
       )
     return tuple(kept), dict(dropped)
 
-  def _row(self, example: Mapping[str, Any], where: str) -> rows.Row:
-    text, ids = {}, {}
+  def prompt_ids(
+    self, texts: Sequence[str]
+  ) -> list[Int[np.ndarray, 'tokens'] | ValueError]:
+    """What the model reads of prompts.
+
+    Args:
+      texts: prompts as they are in the rows.
+
+    Returns:
+      For each its ids, or why it has none.
+    """
+    if self.prompt_form is not None:
+      return self.prompt_form(texts)
+    found: list[Int[np.ndarray, 'tokens'] | ValueError] = []
+    for text in texts:
+      try:
+        found.append(vocabularies.encode(text, vocabulary=self.vocabulary))
+      except ValueError as error:
+        found.append(error)
+    return found
+
+  def _prompts(
+    self, source: Sequence[Mapping[str, Any]], places: Sequence[str]
+  ) -> list[_Prompt | rows.BadRowError]:
+    """The prompt of each example, or what is wrong with it."""
+    found: list[_Prompt | rows.BadRowError] = []
+    for example, where in zip(source, places):
+      try:
+        found.append(
+          examples.text_and_ids(
+            example,
+            self.prompt_field,
+            where=where,
+            vocabulary=self.vocabulary,
+          )
+        )
+      except rows.BadRowError as bad_row:
+        found.append(bad_row)
+    if self.prompt_form is None:
+      return found
+    # All at once: a form may have to start a process.
+    good = [i for i, one in enumerate(found) if isinstance(one, tuple)]
+    texts = [one[0] for one in found if isinstance(one, tuple)]
+    for i, text, ids in zip(good, texts, self.prompt_form(texts)):
+      if not isinstance(ids, ValueError):
+        found[i] = (text, ids)
+      else:
+        found[i] = rows.BadRowError(
+          where=places[i],
+          field=self.prompt_field,
+          rule='cannot be put in its form',
+          detail=str(ids).rstrip('.'),
+        )
+    return found
+
+  def _row(
+    self,
+    example: Mapping[str, Any],
+    where: str,
+    prompt: _Prompt | rows.BadRowError,
+  ) -> rows.Row:
+    if isinstance(prompt, rows.BadRowError):
+      raise prompt
+    answer = examples.text_and_ids(
+      example, self.answer_field, where=where, vocabulary=self.vocabulary
+    )
+    text = {'prompt': prompt[0], 'answer': answer[0]}
+    ids = {'prompt': prompt[1], 'answer': answer[1]}
     for part, field, limit in (
       ('prompt', self.prompt_field, self.max_prompt_tokens),
       ('answer', self.answer_field, self.max_answer_tokens),
     ):
-      text[part], ids[part] = examples.text_and_ids(
-        example, field, where=where, vocabulary=self.vocabulary
-      )
       rows.check_length(
         len(ids[part]),
         field,

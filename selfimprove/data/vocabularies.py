@@ -138,14 +138,18 @@ def decode(
   return vocabulary.decode([i for i in row if i != vocabulary.pad_id])
 
 
-def eos_ids(*, vocabulary: seqio.Vocabulary) -> Int[np.ndarray, 'ids']:
+def eos_ids(
+  *, vocabulary: seqio.Vocabulary, first: Sequence[int] | np.ndarray = ()
+) -> Int[np.ndarray, 'ids']:
   """The ids that end an attempt.
 
   Args:
     vocabulary: what the policy writes in.
+    first: ids that stand before the others, for the first one is what
+      demonstrations end with; such as those that close a turn of a chat.
 
   Returns:
-    int32 ids, at least one.
+    int32 ids, at least one, each once.
 
   Raises:
     ValueError: the vocabulary has no EOS, so that no attempt could end.
@@ -155,7 +159,8 @@ def eos_ids(*, vocabulary: seqio.Vocabulary) -> Int[np.ndarray, 'ids']:
       f'{_name(vocabulary)} has no EOS id, so no attempt could end; choose a '
       'vocabulary that has one.'
     )
-  return np.asarray(_ends(vocabulary), np.int32)
+  ids = dict.fromkeys([*map(int, first), *_ends(vocabulary)])
+  return np.asarray([*ids], np.int32)
 
 
 def _ends(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:

@@ -7,23 +7,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from selfimprove import types
 from selfimprove.ops import masks
-from selfimprove.rollout.decode import Written
+from selfimprove.rollout.decode import Insertion, Written
 from selfimprove.types import Prompts, Rollout
-
-
-@types.record
-class Insertion:
-  """Tokens that the policy reads but did not write.
-
-  Attributes:
-    tokens: ids.
-    positions: their positions.
-  """
-
-  tokens: Int[Array, 'b i']
-  positions: Int[Array, 'b i']
 
 
 def assemble(

@@ -80,6 +80,19 @@ class Written:
 
 
 @types.record
+class Insertion:
+  """Tokens that the policy reads but did not write.
+
+  Attributes:
+    tokens: ids, 0 in an empty slot.
+    positions: their positions, -1 in an empty slot.
+  """
+
+  tokens: Int[Array, 'b i']
+  positions: Int[Array, 'b i']
+
+
+@types.record
 class Attempt:
   """A turn that was sampled, and the state in which it ended.
 
@@ -180,13 +193,54 @@ def prefill(
   )
 
 
+def insertion(
+  written: Written,
+  start: Int[Array, 'b'],
+  instruction: Int[Array, 'i'],
+  closing: Int[Array, 'c'] | None = None,
+) -> Insertion:
+  """What is put behind a turn: the instruction, and what closes the turn first.
+
+  A turn that was cut at its length limit has not been closed by who wrote it;
+  where the closing ids end the turn already, their slots stay empty.
+
+  Args:
+    written: the turn.
+    start: position at which it began.
+    instruction: ids, the same for all rows; at least one.
+    closing: ids that end a turn, the last of which tells that it has ended;
+      None or none where turns need no end.
+
+  Returns:
+    Tokens and positions; the last slot is real in every row.
+  """
+  if closing is None:
+    closing = instruction[:0]
+  begin = next_position(start, written)
+  if closing.shape[0]:
+    length = jnp.sum(written.positions >= 0, axis=-1, dtype=jnp.int32)
+    last = jnp.take_along_axis(
+      written.tokens, jnp.maximum(length - 1, 0)[:, None], axis=1
+    )[:, 0]
+    open_ = (last != closing[-1]) | (length == 0)
+  else:
+    open_ = jnp.zeros(start.shape, bool)
+  ids = jnp.concatenate([closing, instruction]).astype(jnp.int32)
+  slots = jnp.arange(ids.shape[0], dtype=jnp.int32)[None, :]
+  real = open_[:, None] | (slots >= closing.shape[0])
+  skipped = jnp.where(open_, 0, closing.shape[0])[:, None]
+  return Insertion(
+    tokens=jnp.where(real, ids[None, :], 0),
+    positions=jnp.where(real, begin[:, None] + slots - skipped, -1),
+  )
+
+
 def extend(
   policy: Policy,
   params: Params,
   attempt: Attempt,
-  start: Int[Array, 'b'],
-  insertion: Int[Array, 'i'],
-) -> tuple[Context, Int[Array, 'b i']]:
+  inserted: Insertion,
+) -> Context:
   """The state after given tokens have been put behind an attempt.
 
   The pending token of each row and the inserted ids enter the cache in one
@@ -196,28 +250,23 @@ def extend(
     policy: the model.
     params: its parameters.
     attempt: what came before.
-    start: position at which the attempt began.
-    insertion: ids to insert, the same for all rows; at least one.
+    inserted: what follows it; its last slot is real in every row.
 
   Returns:
-    The context behind the insertion, and the positions of the inserted ids.
+    The context behind the insertion.
   """
-  rows, width = start.shape[0], insertion.shape[0]
-  begin = next_position(start, attempt.written)
-  inserted = begin[:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
-  tokens = jnp.broadcast_to(insertion[None, :], (rows, width))
+  before, position = attempt.pending, attempt.pending_position
   hidden, cache = policy.apply(
     params,
-    jnp.concatenate([attempt.pending[:, None], tokens], axis=1),
-    jnp.concatenate([attempt.pending_position[:, None], inserted], axis=1),
+    jnp.concatenate([before[:, None], inserted.tokens], axis=1),
+    jnp.concatenate([position[:, None], inserted.positions], axis=1),
     attempt.cache,
   )
-  context = Context(
+  return Context(
     cache=cache,
     logits=policy.unembed(params, hidden[:, -1]),
-    position=begin + width,
+    position=inserted.positions[:, -1] + 1,
   )
-  return context, inserted
 
 
 def decode(

@@ -11,12 +11,12 @@ from jaxtyping import Array, Bool, Float, Int
 from selfimprove import types
 from selfimprove.ops import sampling
 from selfimprove.ops.keys import named_key
-from selfimprove.rollout.assemble import Insertion, assemble, write
+from selfimprove.rollout.assemble import assemble, write
 from selfimprove.rollout.decode import (
   Sampling,
   Written,
   decode,
-  next_position,
+  insertion,
   prefill,
   row_keys,
 )
@@ -64,6 +64,7 @@ class NoisyRevisions:
   Attributes:
     eos_ids: ids that end a turn; the first is written.
     instruction: ids between the turns.
+    closing: see `revise.Revise`.
     alternatives: ids of interchangeable tokens, such as the digits, in order.
     spoil_first: probability, in [0, 1].
     truth: probability, in [0, 1].
@@ -73,6 +74,7 @@ class NoisyRevisions:
 
   eos_ids: Int[Array, 'e'] | tuple[int, ...]
   instruction: Int[Array, 'i']
+  closing: Int[Array, 'c'] | None = None
   alternatives: Int[Array, 'k']
   spoil_first: float = 0.35
   truth: float = 0.25
@@ -110,16 +112,11 @@ class NoisyRevisions:
     sampled = self._sample(policy, params, prompts, key, answer.shape[1])
     scripted = jnp.arange(start.shape[0]) % 2 == 0
     first = _choose(scripted, spoilt, sampled)
-    after = next_position(start, first)
-    told = jnp.broadcast_to(
-      self.instruction[None, :], (start.shape[0], self.instruction.shape[0])
-    )
-    steps = jnp.arange(told.shape[1], dtype=jnp.int32)[None, :]
-    insertion = Insertion(tokens=told, positions=after[:, None] + steps)
-    begin = after + told.shape[1]
+    between = insertion(first, start, self.instruction, self.closing)
+    begin = between.positions[:, -1] + 1
     second = self._revise(first, write(answer, mask, begin), begin, noise)
     rollout = assemble(
-      prompts, [first, insertion, second], group_size=self.group_size
+      prompts, [first, between, second], group_size=self.group_size
     )
     taught = scripted[:, None] | (rollout.turn == 1)
     return dataclasses.replace(

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from selfimprove import types
-from selfimprove.rollout.assemble import Insertion, assemble, write
-from selfimprove.rollout.decode import next_position
+from selfimprove.rollout.assemble import assemble, write
+from selfimprove.rollout.decode import insertion
 from selfimprove.types import Params, Policy, Prompts, Rollout
 
 
@@ -31,12 +31,14 @@ class MismatchedPairs:
     rollout: of single attempts.
     reward: in graph; says which of them are right.
     instruction: ids between the turns.
+    closing: see `revise.Revise`.
     threshold: a reward above it is right.
   """
 
   rollout: Any
   reward: Any
   instruction: Int[Array, 'i']
+  closing: Int[Array, 'c'] | None = None
   threshold: float | Array = 0.5
 
   @property
@@ -57,13 +59,9 @@ class MismatchedPairs:
     begin = jnp.repeat(begin, sampled.group_size)
     ended = sampled.finished[:, 0]
     first = dataclasses.replace(write(tokens, mask, begin), finished=ended)
-    after = next_position(begin, first)
-    told = jnp.broadcast_to(
-      self.instruction[None, :], (after.shape[0], self.instruction.shape[0])
-    )
-    steps = jnp.arange(told.shape[1], dtype=jnp.int32)[None, :]
-    between = Insertion(tokens=told, positions=after[:, None] + steps)
-    second = write(tokens[partner], mask[partner], after + told.shape[1])
+    between = insertion(first, begin, self.instruction, self.closing)
+    after = between.positions[:, -1] + 1
+    second = write(tokens[partner], mask[partner], after)
     second = dataclasses.replace(second, finished=ended[partner])
     made = assemble(
       prompts, [first, between, second], group_size=sampled.group_size

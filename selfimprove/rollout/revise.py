@@ -7,14 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from selfimprove import types
-from selfimprove.rollout.assemble import Insertion, assemble
+from selfimprove.rollout.assemble import assemble
 from selfimprove.rollout.decode import (
   Attempt,
+  Insertion,
   Sampling,
   Written,
   check_sizes,
   decode,
   extend,
+  insertion,
   prefill,
   row_keys,
 )
@@ -33,6 +35,8 @@ class Revise:
     eos_ids: ids that end an attempt.
     instruction: ids put behind an attempt, at least one; they never say whether
       it was right.
+    closing: ids put before the instruction where an attempt does not end with
+      the last of them, because it was cut at its limit; None for nothing.
     sampling: how tokens are drawn.
     group_size: conversations per prompt, >= 1.
     max_new_tokens: length limit of each attempt, EOS included; as many attempts
@@ -41,6 +45,7 @@ class Revise:
 
   eos_ids: Int[Array, 'e'] | tuple[int, ...]
   instruction: Int[Array, 'i']
+  closing: Int[Array, 'c'] | None = None
   sampling: Sampling
   group_size: int = types.static()
   max_new_tokens: tuple[int, ...] = types.static()
@@ -58,7 +63,8 @@ class Revise:
   ) -> Rollout:
     """Returns a rollout with as many turns; see `algorithms.base.RolloutFn`."""
     params = policy.decode_params(params)
-    between = self.instruction.shape[0]
+    closing = () if self.closing is None else self.closing
+    between = self.instruction.shape[0] + len(closing)
     keys = row_keys(key, prompts, self.group_size)
     context = prefill(
       policy,
@@ -72,11 +78,11 @@ class Revise:
     slot = 0
     for limit in self.max_new_tokens:
       if attempt is not None:
-        context, positions = extend(
-          policy, params, attempt, context.position, self.instruction
+        told = insertion(
+          attempt.written, context.position, self.instruction, self.closing
         )
-        told = jnp.broadcast_to(self.instruction[None, :], positions.shape)
-        pieces.append(Insertion(tokens=told, positions=positions))
+        context = extend(policy, params, attempt, told)
+        pieces.append(told)
         slot += between
       attempt = decode(
         policy,

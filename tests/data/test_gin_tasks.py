@@ -17,6 +17,7 @@ HEAD = (
   'from tests.data import test_gin_tasks\n'
 )
 BINDINGS = (
+  'PROMPT_FORM = None\n'  # As in base.gin.
   'test_gin_tasks.consumer.task = %TASK\n'
   'test_gin_tasks.consumer.vocabulary = %VOCABULARY\n'
   'test_gin_tasks.consumer.reward = %REWARD\n'

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
+import types
 
 import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from selfimprove.data import vocabularies
+from selfimprove.data import hf_vocabulary, vocabularies
 from selfimprove.data.hf_vocabulary import HuggingFaceVocabulary
 from selfimprove.data.tensorflow_host import tf
 
@@ -24,6 +26,11 @@ HARD = (
   'def f(x):\n    return x ** 2  # ²',
   '\\boxed{\\frac{1}{2}} $x_1 + x_2$ ####  42',
   'an <added> token, and<added>another',
+  'a\u3000b\u2028c\x0bd\x85e\ufefff\x00g\x7f',
+  '     \n\n\n\t\t \r\n      x\n',
+  '٣٤٥ ½ ² ④ 0000000000 1_000',
+  'x' * 200 + '\u0301' * 20 + '한국어 ไทย \U0001d54f',
+  'in<|im_end|>side <|im_end|> <added><|im_start|><added>',
 )
 SPECIAL = ['<|end|>', '<|im_start|>', '<|im_end|>']
 
@@ -37,7 +44,7 @@ def _bpe():
     initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     special_tokens=SPECIAL,
   )
-  made.train_from_iterator(HARD * 3, trainer)
+  made.train_from_iterator(HARD[:12] * 3, trainer)
   return made
 
 
@@ -49,7 +56,7 @@ def _unigram():
   trainer = trainers.UnigramTrainer(
     vocab_size=200, special_tokens=[*SPECIAL, '<unk>'], unk_token='<unk>'
   )
-  made.train_from_iterator(HARD * 3, trainer)
+  made.train_from_iterator(HARD[:12] * 3, trainer)
   return made
 
 
@@ -90,7 +97,7 @@ def test_ids_and_texts_are_those_of_the_reference_library(folder, vocabulary):
     assert vocabulary.encode(text) == ids, text
     wanted = theirs.decode(ids, clean_up_tokenization_spaces=False)
     # Special tokens are no part of an answer.
-    for special in SPECIAL:
+    for special in (*SPECIAL, '<unk>'):
       wanted = wanted.replace(special, '')
     ends = [i for i in ids if i not in (0, 2)]
     assert vocabulary._decode(ends).strip() == wanted.strip(), text
@@ -190,6 +197,39 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
   (tmp_path / 'tokenizer.json').write_text('{"model"', encoding='utf-8')
   with pytest.raises(ValueError, match=r'tokenizer\.json is no tokenizer'):
     HuggingFaceVocabulary(tmp_path)
+
+
+def test_a_file_that_stays_the_same_is_parsed_once(tmp_path, monkeypatch):
+  parsed = []
+
+  def from_str(text):
+    parsed.append(text)
+    return tokenizers.Tokenizer.from_str(text)
+
+  library = types.SimpleNamespace(
+    Tokenizer=types.SimpleNamespace(from_str=from_str)
+  )
+  monkeypatch.setattr(hf_vocabulary, 'tokenizers', library)
+  write_tokenizer(tmp_path)
+  path = tmp_path / 'tokenizer.json'
+  # Text that no other test has written.
+  text = path.read_text(encoding='utf-8') + ' ' * 7
+  path.write_text(text, encoding='utf-8')
+  one, other = (HuggingFaceVocabulary(tmp_path) for _ in range(2))
+  assert len(parsed) == 1
+  assert one.encode('<added>') == other.encode('<added>')
+  # A new file of the same name, size and time is read anew.
+  changed = text.replace('<added>', '<ADDED>')
+  times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+  path.write_text(changed, encoding='utf-8')
+  os.utime(path, ns=times)
+  after = HuggingFaceVocabulary(tmp_path)
+  assert len(parsed) == 2
+  assert after != one
+  assert after.encode('<ADDED>') == one.encode('<added>')
+  # What ends an answer is not in that file.
+  (tmp_path / 'generation_config.json').write_text('{"eos_token_id": 1}')
+  assert HuggingFaceVocabulary(tmp_path).eos_ids == (1,)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):

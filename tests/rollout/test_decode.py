@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfimprove.rollout import decode
+from selfimprove.rollout import assemble, decode
 from selfimprove.types import Policy
 from tests.rollout import scripted, tiny
 
@@ -163,10 +163,9 @@ def test_extension_gives_the_logits_of_the_whole_text_read_anew():
       eos_ids=jnp.array(tiny.EOS),
       how=decode.Sampling(),
     )
-    after, positions = decode.extend(
-      tiny.POLICY, params, first, start.position, inserted
-    )
-    return first.written, after, positions
+    told = decode.insertion(first.written, start.position, inserted)
+    after = decode.extend(tiny.POLICY, params, first, told)
+    return first.written, after, told.positions
 
   written, after, positions = extended(tiny.params())
   lengths = np.sum(np.asarray(written.positions) >= 0, axis=1)
@@ -183,6 +182,33 @@ def test_extension_gives_the_logits_of_the_whole_text_read_anew():
     np.testing.assert_allclose(after.logits[row], anew, atol=1e-5)
     assert int(after.position[row]) == len(text)
     assert positions[row].tolist() == list(range(len(text) - 3, len(text)))
+
+
+@pytest.mark.parametrize('cut', [False, True])
+def test_what_closes_a_turn_is_put_behind_turns_that_lack_it(cut):
+  # EOS 7 with which the second turn ends is not the one that closes it.
+  tokens = jnp.array([[4, 1, 0, 0], [4, 5, 7, 0], [4, 5, 6, 2], [0, 0, 0, 0]])
+  lengths = jnp.array([2, 3, 4, 0])
+  mask = jnp.arange(4)[None, :] < lengths[:, None]
+  start = jnp.array([3, 0, 5, 2])
+  written = assemble.write(tokens, mask, start)
+  ids, closing = jnp.array([8, 9]), jnp.array([6, 1] if cut else [1])
+  told = decode.insertion(written, start, ids, closing)
+  extra = len(closing)
+  own = [-1] * extra
+  assert told.tokens.tolist() == [
+    [*([0] * extra), 8, 9],
+    *([[*closing.tolist(), 8, 9]] * 3),
+  ]
+  assert told.positions.tolist() == [
+    [*own, 5, 6],
+    *(list(range(n, n + extra + 2)) for n in (3, 9, 2)),
+  ]
+  plain = decode.insertion(written, start, ids)
+  none = decode.insertion(written, start, ids, closing[:0])
+  assert plain.tokens.tolist() == none.tokens.tolist() == [[8, 9]] * 4
+  assert plain.positions.tolist() == [[5, 6], [3, 4], [9, 10], [2, 3]]
+  assert none.positions.tolist() == plain.positions.tolist()
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,84 @@ def test_wider_padding_changes_no_sample(sampled):
   )
 
 
+CLOSING = 7
+"""One of the three ids that end an attempt."""
+
+
+@pytest.fixture(scope='module')
+def closed():
+  how = tiny.revise()
+  return tiny.run(
+    dataclasses.replace(how, closing=jnp.array([CLOSING])), tiny.prompts()
+  )
+
+
+def test_an_attempt_that_did_not_end_with_the_closing_id_is_given_it(closed):
+  cut, other, own = 0, 0, 0
+  for row in range(16):
+    mask = np.asarray(closed.turn[row]) == 0
+    last = np.asarray(closed.tokens[row])[mask][-1]
+    slots = slice(FIRST[1], FIRST[1] + 4)
+    place = closed.positions[row, slots].tolist()
+    begin = int(np.max(np.asarray(closed.positions[row])[mask])) + 1
+    if last == CLOSING:
+      own += 1
+      assert closed.tokens[row, slots].tolist() == [0, *tiny.INSTRUCTION]
+      assert place == [-1, *range(begin, begin + 3)]
+    else:
+      cut, other = cut + (last not in tiny.EOS), other + (last in tiny.EOS)
+      assert closed.tokens[row, slots].tolist() == [CLOSING, *tiny.INSTRUCTION]
+      assert place == list(range(begin, begin + 4))
+  assert min(cut, other, own) > 0
+
+
+def test_what_closes_an_attempt_is_read_and_not_trained(closed):
+  between = slice(FIRST[1], FIRST[1] + 4)
+  assert not np.any(closed.loss_mask[:, between])
+  assert np.all(closed.turn[:, between] == -1)
+  assert not np.any(closed.sampler_logprobs[:, between])
+  for row in range(16):
+    real = np.asarray(closed.positions[row])
+    real = real[real >= 0]
+    np.testing.assert_array_equal(real, np.arange(len(real)))
+
+
+def test_first_attempts_do_not_depend_on_what_closes_them(sampled, closed):
+  first = slice(0, FIRST[1])
+  np.testing.assert_array_equal(
+    closed.tokens[:, first], sampled.tokens[:, first]
+  )
+
+
+def test_closed_conversations_are_scored_as_they_were_sampled(closed):
+  scored = score(tiny.POLICY, tiny.params(), closed).logprobs
+  mask = np.asarray(closed.loss_mask)
+  np.testing.assert_allclose(
+    np.asarray(scored)[mask],
+    np.asarray(closed.sampler_logprobs)[mask],
+    atol=1e-5,
+  )
+
+
+def test_closed_conversations_read_anew_from_their_tokens_say_the_same(closed):
+  # No cache, no gaps, no groups: the tokens of the row alone.
+  for row in range(16):
+    text, slots = tiny.own_tokens(closed, row)
+    logits = tiny.uncached_logits(text)
+    logprobs = jax.nn.log_softmax(logits, axis=-1)
+    trained = np.flatnonzero(np.asarray(closed.loss_mask[row])[slots])
+    np.testing.assert_allclose(
+      np.asarray(logprobs)[trained - 1, text[trained]],
+      np.asarray(closed.sampler_logprobs[row])[slots[trained]],
+      atol=1e-5,
+    )
+
+
+def test_nothing_that_closes_is_the_rollout_without_it(sampled):
+  how = dataclasses.replace(tiny.revise(), closing=jnp.zeros((0,), jnp.int32))
+  assert_same(sampled, tiny.run(how, tiny.prompts()))
+
+
 def is_split(x):
   return not x.sharding.is_fully_replicated
 
