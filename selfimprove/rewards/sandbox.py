@@ -13,15 +13,14 @@ import dataclasses
 import functools
 import math
 import os
+import select
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +101,23 @@ class Box:
     self.channel = channel
     self._leash = leash
     self._end: dict[str, Any] | None = None
+
+  def finish(self, seconds: float) -> dict[str, Any]:
+    """Lets the program end by itself, and then ends the box.
+
+    Args:
+      seconds: how long to wait for it.
+
+    Returns:
+      What `end` returns.
+
+    Raises:
+      SandboxError: the box could not be set up, or does not end.
+    """
+    self.channel.close()
+    if self._end is None:
+      select.select([self._leash], [], [], max(seconds, 0.0))
+    return self.end()
 
   def end(self) -> dict[str, Any]:
     """Ends the box, if it has not ended, and waits until all of it is gone.
@@ -210,7 +226,7 @@ class Sandbox:
 
     Args:
       role: what runs in it, see `sandbox_roles`.
-      peer: a socket to another box; it is closed here.
+      peer: a socket to another box, which gets a copy.
 
     Returns:
       The box.
@@ -223,13 +239,9 @@ class Sandbox:
       launcher = self._launcher
       if launcher is None or not launcher.usable():
         launcher = self._launcher = _Launcher(level, self.packages)
-      try:
-        return launcher.start(role, self.limits, peer)
-      finally:
-        if peer is not None:
-          peer.close()
-        if level == 'bubblewrap':
-          self._launcher = None  # It is the box.
+      if level == 'bubblewrap':
+        self._launcher = None  # It is the box.
+      return launcher.start(role, self.limits, peer)
 
   def close(self) -> None:
     """Ends the launcher and all boxes; a later `start` starts another."""

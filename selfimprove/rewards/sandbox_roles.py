@@ -83,9 +83,10 @@ def examine(channel: socket.socket, peer: socket.socket) -> None:
   tests = _Tests(channel, program)
   try:
     program.load()
-    namespace = {'__name__': 'tests', '__case__': tests.case}
+    wanted = {name: program.find(name) for name in content['names']}
+    namespace = {'__name__': 'tests', '__case__': tests.case, **wanted}
     exec(compile(content['setup'], '<setup>', 'exec'), namespace)
-    namespace |= {name: program.find(name) for name in content['names']}
+    namespace |= wanted  # Whatever of the same name the setup defined.
     for test in content['tests']:
       code = compile(test, '<test>', 'exec')
       tests.run(code, namespace, counted=content['counted'])
