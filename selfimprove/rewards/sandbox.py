@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,8 +33,8 @@ _START_SECONDS = 30.0
 _END_SECONDS = 10.0
 _LAUNCHER = str(Path(__file__).with_name('sandbox_launcher.py'))
 _LIBRARIES = ('/lib', '/lib64', '/usr/lib', '/usr/lib64')
-# A box must not see, write or reach these.
-_HIDDEN = ('/etc', '/home', '/proc', '/root/.ssh', '/sys', '/tmp', '/var')
+# A box must not see these.
+_HIDDEN = ('/etc/passwd', '/proc/self', '/sys/kernel', '/var/log', '/run')
 
 
 class SandboxError(RuntimeError):
@@ -97,9 +98,15 @@ class Box:
     channel: to what runs in it; what comes out of it is not to be trusted.
   """
 
-  def __init__(self, leash: socket.socket, channel: socket.socket) -> None:
+  def __init__(
+    self,
+    leash: socket.socket,
+    channel: socket.socket,
+    after: Callable[[], None] | None = None,
+  ) -> None:
     self.channel = channel
     self._leash = leash
+    self._after = after
     self._end: dict[str, Any] | None = None
 
   def finish(self, seconds: float) -> dict[str, Any]:
@@ -138,6 +145,8 @@ class Box:
         self._end = self._last_words()
       finally:
         self._leash.close()
+        if self._after is not None:
+          self._after()
     if 'failed' in self._end:
       raise SandboxError(f'A box could not be set up: {self._end["failed"]}.')
     return self._end
@@ -186,10 +195,10 @@ class Sandbox:
       raise ValueError(
         f'isolation is {isolation!r}; use one of {", ".join(levels)}.'
       )
-    if isolation == 'limits' and limits.processes > 1:
+    if isolation in ('limits', 'bubblewrap') and limits.processes > 1:
       raise ValueError(
-        f"processes is {limits.processes} with isolation='limits', which "
-        'cannot end several processes for certain; use 1.'
+        f'processes is {limits.processes} with isolation={isolation!r}, which '
+        "has no process that a program cannot kill; use 1, or 'namespaces'."
       )
     self.isolation = isolation
     self.limits = limits
@@ -206,11 +215,10 @@ class Sandbox:
     Raises:
       IsolationError: the machine does not have what was asked for.
     """
-    asked = (
-      ('namespaces', 'bubblewrap')
-      if self.isolation == 'auto'
-      else (self.isolation,)
-    )
+    asked = (self.isolation,)
+    if self.isolation == 'auto':
+      several = self.limits.processes > 1
+      asked = ('namespaces',) if several else ('namespaces', 'bubblewrap')
     for level in asked:
       if weakness(level) is None:
         return level
@@ -238,10 +246,10 @@ class Sandbox:
     with self._lock:
       launcher = self._launcher
       if launcher is None or not launcher.usable():
-        launcher = self._launcher = _Launcher(level, self.packages)
+        launcher = self._launcher = _Launcher(level, self.packages, self.limits)
       if level == 'bubblewrap':
         self._launcher = None  # It is the box.
-      return launcher.start(role, self.limits, peer)
+      return launcher.start(role, peer)
 
   def close(self) -> None:
     """Ends the launcher and all boxes; a later `start` starts another."""
@@ -262,7 +270,11 @@ class Sandbox:
 class _Launcher:
   """The process that starts boxes, or with bubblewrap the box itself."""
 
-  def __init__(self, level: Level, packages: tuple[str, ...]) -> None:
+  def __init__(
+    self, level: Level, packages: tuple[str, ...], limits: Limits
+  ) -> None:
+    self._level = level
+    self._limits = limits
     self._owner = os.getpid()
     self._folder = None
     if level == 'limits':
@@ -272,7 +284,7 @@ class _Launcher:
     with end:
       command = [_interpreter(), '-P', '-s', '-S', '-B', _LAUNCHER]
       if level == 'bubblewrap':
-        command = [*_bubblewrap(packages), *command]
+        command = [*_bubblewrap(packages, limits), *command]
       self._process = subprocess.Popen(
         [*command, str(end.fileno())],
         pass_fds=[end.fileno()],
@@ -291,15 +303,19 @@ class _Launcher:
   def usable(self) -> bool:
     return self._owner == os.getpid() and self._process.poll() is None
 
+  def finish(self) -> None:
+    """Waits for what ends by itself: bubblewrap with its box."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      self._process.wait(_END_SECONDS)
+    self.close()
+
   def close(self) -> None:
     _stop(self._process, self._control, self._folder, self._owner)
 
-  def start(
-    self, role: str, limits: Limits, peer: socket.socket | None
-  ) -> Box:
+  def start(self, role: str, peer: socket.socket | None) -> Box:
     leash, leash_end = socket.socketpair()
     channel, channel_end = socket.socketpair()
-    request = {'role': role, 'limits': dataclasses.asdict(limits)}
+    request = {'role': role, 'limits': dataclasses.asdict(self._limits)}
     with leash_end, channel_end:
       ends = [leash_end, channel_end, *([] if peer is None else [peer])]
       try:
@@ -309,7 +325,8 @@ class _Launcher:
         leash.close()
         channel.close()
         raise SandboxError(f'The launcher of boxes is gone ({error}).') from None
-    return Box(leash, channel)
+    after = self.finish if self._level == 'bubblewrap' else None
+    return Box(leash, channel, after)
 
   def _greet(self, level: Level, packages: tuple[str, ...]) -> None:
     settings = {
@@ -368,11 +385,29 @@ def _readable(packages: tuple[str, ...]) -> list[list[str]]:
   return kept
 
 
-def _bubblewrap(packages: tuple[str, ...]) -> list[str]:
+def _bubblewrap(packages: tuple[str, ...], limits: Limits) -> list[str]:
   command = shutil.which('bwrap')
   if command is None:
-    raise SandboxError('bwrap is not installed')
-  return [command]
+    raise SandboxError('`bwrap` is not installed')
+  options = [
+    *('--unshare-all', '--unshare-user', '--die-with-parent', '--new-session'),
+    *('--cap-drop', 'ALL', '--uid', '65534', '--gid', '65534'),
+    *('--hostname', 'box', '--dev-bind', '/dev/null', '/dev/null'),
+  ]
+  # A box of bubblewrap starts an interpreter, which has to find itself.
+  sources = Path(_LAUNCHER).parent
+  own = [
+    os.path.realpath(_interpreter()),
+    *map(str, sorted(sources.glob('sandbox_*.py'))),
+    *(str(folder / '__init__.py') for folder in (sources, sources.parent)),
+  ]
+  for path, real in [*_readable(packages), *([path, path] for path in own)]:
+    if real.startswith('-> '):
+      options += ['--symlink', real[3:], path]
+    else:
+      options += ['--ro-bind', real, path]
+  options += ['--size', str(limits.scratch_bytes), '--tmpfs', '/scratch']
+  return [command, *options, '--chdir', '/scratch', '--remount-ro', '/', '--']
 
 
 @functools.cache
@@ -393,7 +428,7 @@ def weakness(level: Level) -> str | None:
     return str(error).rstrip('.')
   found = [
     *(f'it sees {path}' for path in facts['seen'] if level != 'limits'),
-    *(f'it writes to {path}' for path in facts['writes']),
+    *(f'it writes {path}' for path in facts['writes'] if level != 'limits'),
     *(['it cannot write to its scratch folder'] * (not facts['scratch'])),
     *(['it can open sockets'] * facts['socket']),
     *(['it can start processes'] * facts['forks']),
@@ -404,11 +439,11 @@ def weakness(level: Level) -> str | None:
 
 
 def _inspected(level: Level) -> dict[str, Any]:
-  launcher = _Launcher(level, ())
+  launcher = _Launcher(level, (), Limits())
   try:
-    with launcher.start('inspect', Limits(), None) as box:
+    with launcher.start('inspect', None) as box, tempfile.NamedTemporaryFile() as file:
       box.channel.settimeout(_START_SECONDS)
-      wire.send(box.channel, list(_HIDDEN))
+      wire.send(box.channel, [file.name, *_HIDDEN])
       return wire.receive(box.channel)
   except (OSError, EOFError, wire.MessageError) as error:
     raise SandboxError(f'a box does not answer ({error})') from None

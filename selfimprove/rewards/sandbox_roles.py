@@ -114,7 +114,7 @@ def inspect(channel: socket.socket, peer: None) -> None:
     'scratch': _writes('.'),
     'socket': _works(lambda: socket.socket(socket.AF_INET).close()),
     'memory': resource.getrlimit(resource.RLIMIT_AS)[0],
-    'others': [n for n in range(3, 400) if _works(lambda: os.kill(n, 0))],  # noqa: B023
+    'others': [pid for pid in range(1, 400) if _signals(pid)],
     'forks': _works(_fork),
   }
   wire.send(channel, facts)
@@ -433,6 +433,10 @@ def _writes(folder: str) -> bool:
       os.unlink(path)
 
   return _works(write)
+
+
+def _signals(pid: int) -> bool:
+  return pid != os.getpid() and _works(lambda: os.kill(pid, 0))
 
 
 def _fork() -> None:
