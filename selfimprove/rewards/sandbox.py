@@ -278,7 +278,9 @@ class _Launcher:
     self._owner = os.getpid()
     self._folder = None
     if level == 'limits':
-      self._folder = tempfile.mkdtemp(prefix='selfimprove-sandbox-')
+      self._folder = tempfile.mkdtemp(
+        prefix=f'selfimprove-sandbox-{self._owner}-'
+      )
       os.chmod(self._folder, 0o711)
     self._control, end = socket.socketpair()
     with end:
@@ -430,6 +432,7 @@ def weakness(level: Level) -> str | None:
     *(f'it sees {path}' for path in facts['seen'] if level != 'limits'),
     *(f'it writes {path}' for path in facts['writes'] if level != 'limits'),
     *(['it cannot write to its scratch folder'] * (not facts['scratch'])),
+    *(['its user cannot read the standard library'] * (not facts['library'])),
     *(['it can open sockets'] * facts['socket']),
     *(['it can start processes'] * facts['forks']),
     *(['it can signal other processes'] * bool(facts['others'])),

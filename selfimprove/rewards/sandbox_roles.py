@@ -9,6 +9,7 @@ is Python's own. Nothing that the program patches or prints reaches the tests.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import resource
 import socket
@@ -116,6 +117,7 @@ def inspect(channel: socket.socket, peer: None) -> None:
     'memory': resource.getrlimit(resource.RLIMIT_AS)[0],
     'others': [pid for pid in range(1, 400) if _signals(pid)],
     'forks': _works(_fork),
+    'library': _works(lambda: importlib.import_module('colorsys')),
   }
   wire.send(channel, facts)
 
@@ -126,7 +128,7 @@ def told(error: BaseException) -> str:
     message = str(error)
   except BaseException:
     message = 'without a message'
-  return f'{type(error).__name__}: {message}'[:300]
+  return f'{type(error).__name__:.100}: {message:.200}'
 
 
 class _UnsupportedError(BaseException):
@@ -345,9 +347,8 @@ def _answered(function: Callable[[], list[Any]]) -> list[Any]:
   except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
     return ['exit', [type(error).__name__], 'the program ended itself']
   except BaseException as error:
-    told = told(error)
-    names = [kind.__name__ for kind in type(error).__mro__]
-    return ['error', names, told.partition(': ')[2]]
+    names = [kind.__name__[:100] for kind in type(error).__mro__]
+    return ['error', names, told(error).partition(': ')[2]]
 
 
 def _send_answer(peer: socket.socket, answer: list[Any]) -> None:
@@ -420,7 +421,7 @@ def _join_threads() -> None:
 def _works(action: Callable[[], Any]) -> bool:
   try:
     action()
-  except OSError:
+  except (OSError, ImportError):
     return False
   return True
 
