@@ -167,7 +167,9 @@ class Box:
     return self
 
   def __exit__(self, kind: Any, *_: object) -> None:
-    with contextlib.suppress(SandboxError) if kind else contextlib.nullcontext():
+    with (
+      contextlib.suppress(SandboxError) if kind else contextlib.nullcontext()
+    ):
       self.end()
 
 
@@ -187,7 +189,7 @@ class Sandbox:
     self,
     *,
     isolation: Level | Literal['auto'] = 'auto',
-    limits: Limits = Limits(),  # noqa: B008, frozen.
+    limits: Limits = Limits(),
     packages: tuple[str, ...] = (),
   ) -> None:
     levels = ('auto', 'namespaces', 'bubblewrap', 'limits')
@@ -200,7 +202,7 @@ class Sandbox:
         f'processes is {limits.processes} with isolation={isolation!r}, which '
         "has no process that a program cannot kill; use 1, or 'namespaces'."
       )
-    self.isolation = isolation
+    self.isolation: Level | Literal['auto'] = isolation
     self.limits = limits
     self.packages = packages
     self._launcher: _Launcher | None = None
@@ -215,10 +217,11 @@ class Sandbox:
     Raises:
       IsolationError: the machine does not have what was asked for.
     """
-    asked = (self.isolation,)
-    if self.isolation == 'auto':
-      several = self.limits.processes > 1
-      asked = ('namespaces',) if several else ('namespaces', 'bubblewrap')
+    asked: list[Level] = ['namespaces', 'bubblewrap']
+    if self.isolation != 'auto':
+      asked = [self.isolation]
+    elif self.limits.processes > 1:
+      asked = ['namespaces']
     for level in asked:
       if weakness(level) is None:
         return level
@@ -326,7 +329,9 @@ class _Launcher:
       except OSError as error:
         leash.close()
         channel.close()
-        raise SandboxError(f'The launcher of boxes is gone ({error}).') from None
+        raise SandboxError(
+          f'The launcher of boxes is gone ({error}).'
+        ) from None
     after = self.finish if self._level == 'bubblewrap' else None
     return Box(leash, channel, after)
 
@@ -429,7 +434,7 @@ def weakness(level: Level) -> str | None:
   except SandboxError as error:
     return str(error).rstrip('.')
   found = [
-    *(f'it sees {path}' for path in facts['seen'] if level != 'limits'),
+    *(f'it sees {path}' for path in _seen(facts) if level != 'limits'),
     *(f'it writes {path}' for path in facts['writes'] if level != 'limits'),
     *(['it cannot write to its scratch folder'] * (not facts['scratch'])),
     *(['its user cannot read the standard library'] * (not facts['library'])),
@@ -441,10 +446,21 @@ def weakness(level: Level) -> str | None:
   return ' and '.join(found) or None
 
 
+def _seen(facts: dict[str, Any]) -> list[str]:
+  own = [path for path, _ in _readable(())]
+  own += ['/dev', '/scratch', _LAUNCHER, os.path.realpath(_interpreter())]
+  known = {path.split('/')[1] for path in own}
+  more = [f'/{name}' for name in facts['root'] if name not in known]
+  return [*facts['seen'], *more]
+
+
 def _inspected(level: Level) -> dict[str, Any]:
   launcher = _Launcher(level, (), Limits())
   try:
-    with launcher.start('inspect', None) as box, tempfile.NamedTemporaryFile() as file:
+    with (
+      launcher.start('inspect', None) as box,
+      tempfile.NamedTemporaryFile() as file,
+    ):
       box.channel.settimeout(_START_SECONDS)
       wire.send(box.channel, [file.name, *_HIDDEN])
       return wire.receive(box.channel)

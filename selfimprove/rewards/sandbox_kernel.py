@@ -121,13 +121,17 @@ def die_with_parent(signal_number: int) -> None:
 
   The kernel forgets it when the user changes: to be called after that.
   """
-  result = _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal_number), 0, 0, 0)
+  result = _libc.prctl(
+    _PR_SET_PDEATHSIG, ctypes.c_ulong(signal_number), 0, 0, 0
+  )
   _checked(result, 'prctl')
 
 
 def adopt_orphans() -> None:
   """Makes this process the parent of descendants that lose theirs."""
-  _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0), 'prctl')
+  _checked(
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0), 'prctl'
+  )
 
 
 def drop_privileges() -> None:
@@ -177,9 +181,7 @@ def _mount(
     for text in (source, target, kind, options)
   ]
   source_, target_, kind_, options_ = texts
-  result = _libc.mount(
-    source_, target_, kind_, ctypes.c_ulong(flags), options_
-  )
+  result = _libc.mount(source_, target_, kind_, ctypes.c_ulong(flags), options_)
   _checked(result, f'mount {target}')
 
 
@@ -262,12 +264,13 @@ _NUMBERS = {
   'unshare': (272, 97),
   'userfaultfd': (323, 282),
 }
+_NO_NUMBER = 0xFFFFFFFF
 # Refused where no further processes are wanted; ARM64 forks by `clone` only.
 _PROCESS_NUMBERS = {
   'execve': (59, 221),
   'execveat': (322, 281),
-  'fork': (57, None),
-  'vfork': (58, None),
+  'fork': (57, _NO_NUMBER),
+  'vfork': (58, _NO_NUMBER),
 }
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _KILL, _TGKILL = (62, 129), (234, 131)
@@ -299,9 +302,8 @@ def _filter(processes: bool) -> bytes:
     refuse,
   ]
   refused = {**_NUMBERS, **({} if processes else _PROCESS_NUMBERS)}
-  for numbers in refused.values():
-    if numbers[column] is not None:
-      code += [_instruction(_JUMP_EQUAL, numbers[column], no=1), refuse]
+  for number in (numbers[column] for numbers in refused.values()):
+    code += [_instruction(_JUMP_EQUAL, number, no=1), refuse]
   # The C library falls back to `clone`, whose flags can be seen here.
   unknown = _instruction(_RETURN, _ERRNO | _ENOSYS)
   code += [_instruction(_JUMP_EQUAL, _CLONE3[column], no=1), unknown]

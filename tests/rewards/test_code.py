@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import pickle
 
+import gin
 import pytest
 
 from selfimprove.rewards import code, sandbox
@@ -26,7 +28,10 @@ _SORT = {
   ],
   'code': 'def order(x):\n  return sorted(x)',
 }
-_SUM = {'inputs': ['1 2\n', '3 4\n', '10 -3'], 'outputs': ['3\n', '7', '7 \n\n']}
+_SUM = {
+  'inputs': ['1 2\n', '3 4\n', '10 -3'],
+  'outputs': ['3\n', '7', '7 \n\n'],
+}
 
 
 @pytest.fixture(scope='module')
@@ -139,7 +144,8 @@ def test_a_script_ends_as_it_likes(program, verdict, verifier):
      'assert f("aab") == {"a": 2, "b": 1}'),
     ('def f(n):\n  return lambda x: x + n', 'assert f(3)(4) == 7'),
     ('class f:\n  def __init__(self, x): self.x = [x]\n'
-     '  def push(self, y): self.x.append(y)\n  def top(self): return self.x[-1]',
+     '  def push(self, y): self.x.append(y)\n'
+     '  def top(self): return self.x[-1]',
      's = f(1)\ns.push(5)\nassert s.top() == 5\nassert s.x == [1, 5]'),
     ('calls = []\ndef f(x):\n  calls.append(x)\n  return len(calls)',
      'assert [f(0), f(0)] == [1, 2]'),
@@ -170,7 +176,7 @@ def test_objects_of_the_program_can_be_handed_back(verifier):
 
 def test_functions_of_the_prompt_are_not_those_of_the_program(verifier):
   row = {
-    'prompt': 'def double(x):\n    return 2 * x\n\ndef half(x):\n    """x/2"""\n',
+    'prompt': 'def double(x):\n  return 2 * x\n\ndef half(x):\n  """x/2"""\n',
     'entry_point': 'half',
     'test': 'def check(candidate):\n  assert double(candidate(8)) == 8\n',
   }
@@ -267,3 +273,16 @@ def test_it_judges_in_the_workers_of_a_host_verifier(verifier):
   rewards = host.judge([[bad, good], [good, bad]], [_ADD, _ADD])
   host.close()
   assert rewards.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+
+
+def test_the_gin_file_makes_the_reward():
+  file = pathlib.Path(__file__).parents[2] / 'gin_configs/rewards'
+  lines = "include 'unit_tests.gin'\ncode.PassesTests.score = 'fraction'\n"
+  with gin.config_scope(None), gin.unlock_config():
+    gin.clear_config()
+    gin.add_config_file_search_path(str(file))
+    gin.parse_config(lines)
+    made = gin.get_configurable(HostVerifier)()
+    gin.clear_config()
+  assert made.fn == PassesTests(score='fraction')
+  assert made.timeout_seconds > made.fn.limits.wall_seconds

@@ -59,6 +59,23 @@ def _gone(pids):
   return False
 
 
+def test_namespaces_hold_where_the_machine_has_them():
+  """So that a broken sandbox is not taken for a machine without one."""
+  try:
+    tried = subprocess.run(
+      [
+        *('unshare', '--user', '--map-root-user', '--mount', '--pid', '--net'),
+        *('--ipc', '--uts', '--fork', 'true'),
+      ],
+      capture_output=True,
+    )
+  except FileNotFoundError:
+    pytest.skip('there is no command to ask')
+  if tried.returncode:
+    pytest.skip(f'no namespaces here: {tried.stderr.decode()}')
+  assert sandbox.weakness('namespaces') is None
+
+
 def test_a_weaker_isolation_than_asked_is_refused(monkeypatch):
   monkeypatch.setattr(sandbox, 'weakness', lambda level: f'no {level} here')
   message = "no namespaces here.*no bubblewrap here.*isolation='limits'"
@@ -92,6 +109,7 @@ def test_bubblewrap_is_taken_where_there_are_no_namespaces(monkeypatch):
   ('fact', 'value', 'message'),
   [
     ('seen', ['/etc/passwd'], 'it sees /etc/passwd'),
+    ('root', ['dev', 'old'], 'it sees /old'),
     ('writes', ['/'], 'it writes /'),
     ('socket', True, 'sockets'),
     ('forks', True, 'processes'),
@@ -104,7 +122,7 @@ def test_bubblewrap_is_taken_where_there_are_no_namespaces(monkeypatch):
 def test_a_level_that_does_not_hold_is_weak(fact, value, message, monkeypatch):
   good = {
     'seen': [], 'writes': [], 'socket': False, 'forks': False, 'others': [],
-    'user': 1, 'scratch': True, 'library': True,
+    'user': 1, 'scratch': True, 'library': True, 'root': ['dev', 'usr'],
   }  # fmt: skip
   weakness = sandbox.weakness.__wrapped__
   monkeypatch.setattr(sandbox, '_inspected', lambda level: good)
@@ -210,7 +228,7 @@ def test_a_worker_that_the_pool_kills_takes_its_boxes_along(boxes):
   assert outcome.timed_out
   pool.close()
   assert _gone(_descendants(os.getpid()) - before)
-  assert not _sleeping()
+  assert _gone(_sleeping())
 
 
 def _sleeping():
@@ -227,6 +245,7 @@ def _sleeping():
   return found
 
 
+@pytest.mark.slow
 def test_boxes_die_with_the_host(boxes):
   del boxes  # Skips where there is no sandbox.
   program = (

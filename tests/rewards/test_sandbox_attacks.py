@@ -103,7 +103,17 @@ def _named(name):
   return found
 
 
-@pytest.mark.parametrize('name', hostile.UNEARNED)
+# Seconds until a limit stops them.
+_LARGE = {'recurses', 'eats memory', 'gives a deep list'}
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name in _LARGE else [])
+    for name in hostile.UNEARNED
+  ],
+)
 def test_nothing_is_won_by(name, verifiers):
   verifier = verifiers('namespaces', _PATIENT)
   began = time.monotonic()
