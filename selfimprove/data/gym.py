@@ -1,0 +1,301 @@
+"""Problems of reasoning-gym: seeded generators, by name and parameters.
+
+The problems are written by another process (see `gym_child`), the same ones on
+every machine with the same release of reasoning-gym. They are judged by
+`selfimprove.rewards.gym_scorer`, which reads what is put into each row here.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from selfimprove.data import gym_child, rows, tasks, vocabularies
+from selfimprove.data.problems import check_seed, uniforms
+from selfimprove.data.splits import SPLITS, divided, split_of
+from selfimprove.data.text_task import TextTask
+
+Fields = dict[str, Any]
+
+_CHOICE = 6  # Stream of which generator comes next.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generator:
+  """A generator of reasoning-gym, as configured.
+
+  Attributes:
+    name: under which reasoning-gym knows it, such as `chain_sum`.
+    parameters: of its own configuration, such as `max_terms`; they override
+      those of the level. No `seed` and no `size`: these are the task's.
+    level: of its curriculum: one for all attributes, from 0 (an attribute with
+      fewer levels stays at its highest), or attribute -> level; None for the
+      generator's own defaults.
+    weight: share of the problems, relative to the other generators, above 0.
+  """
+
+  name: str
+  parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  level: int | Mapping[str, int] | None = None
+  weight: float = 1.0
+
+  def __post_init__(self) -> None:
+    if not 0 < self.weight < float('inf'):
+      raise ValueError(
+        f'Generator {self.name!r} has weight {self.weight}; choose a number '
+        'above 0, or take it off the list.'
+      )
+
+
+def reasoning_gym(
+  *,
+  generators: Sequence[Generator],
+  vocabulary: vocabularies.Vocabulary,
+  max_prompt_tokens: int,
+  max_answer_tokens: int,
+  problems: int = 8192,
+  held_out: float = 1 / 16,
+  seed: int = 0,
+  prompt: str = '{question}',
+  answer: str = '{answer}',
+  seconds_per_problem: float = 60.0,
+  on_bad_row: rows.OnBadRow = rows.refuse,
+  name: str = 'reasoning_gym',
+) -> TextTask:
+  """Problems of one generator or of several, in proportion to their weights.
+
+  The split of a problem is a function of its question (see `splits.split_of`);
+  those held out are all different. Problems are written at the first `read`.
+  A row has, besides `prompt` and `answer`, what a scorer needs: `generator`,
+  `parameters` and `entry`, the problem as reasoning-gym gave it, as a Python
+  literal; and `level` and `part`, the place in `generators`.
+
+  Args:
+    generators: at least one.
+    vocabulary: must be able to write every prompt and answer.
+    max_prompt_tokens: the most that a prompt may have.
+    max_answer_tokens: the most that an answer may have, without EOS.
+    problems: number of draws, of all splits and generators together.
+    held_out: the share of validation, and again of test; in (0, 0.5).
+    seed: of the draw; the split does not depend on it.
+    prompt: what is asked; `{question}` stands for the question.
+    answer: what is right; `{answer}` stands for the reference answer.
+    seconds_per_problem: time to write one, above 0.
+    on_bad_row: `rows.refuse` stops with one sentence; `rows.drop` leaves the
+      row out and counts it in `Table.dropped`.
+    name: of the task.
+
+  Returns:
+    The task, with splits train, validation and test.
+
+  Raises:
+    ImportError: reasoning-gym is not installed.
+    ValueError: a number is out of range or a placeholder is missing.
+  """
+  _check_installed()
+  check_seed(seed)
+  split_of('', held_out=held_out)  # Refuses the share now.
+  for setting, text, needed in (
+    ('prompt', prompt, '{question}'),
+    ('answer', answer, '{answer}'),
+  ):
+    if needed not in text:
+      raise ValueError(f'{setting}={text!r} has no {needed}; write where it goes.')
+  if problems < 1 or not generators or not seconds_per_problem > 0:
+    raise ValueError(
+      f'problems={problems} of {len(generators)} generators in '
+      f'seconds_per_problem={seconds_per_problem}: give at least one of each, '
+      'and a time above 0.'
+    )
+  source = _Source(
+    generators=tuple(generators),
+    problems=problems,
+    held_out=held_out,
+    seed=seed,
+    prompt=prompt,
+    answer=answer,
+    seconds=seconds_per_problem,
+    on_bad_row=on_bad_row,
+  )
+  return TextTask(
+    name=name,
+    provider=tasks.provider_of(
+      name, splits=SPLITS, rows_of=source.rows, vocabulary=vocabulary
+    ),
+    vocabulary=vocabulary,
+    max_prompt_tokens=max_prompt_tokens,
+    max_answer_tokens=max_answer_tokens,
+    on_bad_row=on_bad_row,
+    dropped=source.dropped,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Source:
+  """The problems of all splits, written once, when they are asked for."""
+
+  generators: tuple[Generator, ...]
+  problems: int
+  held_out: float
+  seed: int
+  prompt: str
+  answer: str
+  seconds: float
+  on_bad_row: rows.OnBadRow
+
+  def rows(self, split: str) -> list[Fields]:
+    return self._written[0][split]
+
+  def dropped(self, split: str) -> Mapping[str, int]:
+    """Of all splits: a problem that was not written belongs to none."""
+    del split
+    return self._written[1]
+
+  @functools.cached_property
+  def _written(self) -> tuple[dict[str, list[Fields]], dict[str, int]]:
+    parts = self._parts()
+    found: list[list[Fields | None]] = [[] for _ in self.generators]
+    dropped = collections.Counter[str]()
+    for part, reply in tqdm.tqdm(
+      self._replies([parts.count(i) for i in range(len(found))]),
+      desc='reasoning-gym',
+      unit=' problems',
+      total=self.problems,
+      delay=5,
+      leave=False,
+    ):
+      if reply[0] == 'problem':
+        found[part].append(self._fields(part, *reply[1:]))
+        continue
+      bad_row = self._bad_row(part, len(found[part]), *reply[1:])
+      self.on_bad_row(bad_row)
+      dropped[bad_row.key] += 1
+      found[part].append(None)
+    turns = [iter(rows_of_part) for rows_of_part in found]
+    mixed = [next(turns[part]) for part in parts]
+    parts_of = divided(
+      [fields for fields in mixed if fields is not None],
+      text_of=lambda fields: fields['question'],
+      held_out=self.held_out,
+    )
+    return parts_of, dict(dropped)
+
+  def _parts(self) -> list[int]:
+    """Which generator writes each problem."""
+    weights = np.asarray([generator.weight for generator in self.generators])
+    ends = np.cumsum(weights / weights.sum())
+    draw = uniforms(
+      seed=self.seed, stream=_CHOICE, rows=self.problems, columns=1
+    )
+    places = np.searchsorted(ends, draw[:, 0], side='right')
+    # The shares may add up to a little less than 1.
+    return np.minimum(places, len(ends) - 1).tolist()
+
+  def _replies(
+    self, counts: Sequence[int]
+  ) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """What the child says about each problem, and of which generator."""
+    asked = [i for i, count in enumerate(counts) if count]
+    requests = [self._request(i, counts[i]) for i in asked]
+    with contextlib.closing(_ask(requests)) as replies:
+      for part in asked:
+        kind, content = next(replies)
+        if kind == 'error':
+          raise ValueError(
+            f'Generator {self.generators[part].name!r} cannot be used: '
+            f'{content}.'
+          )
+        self._parameters[part] = repr(content)
+        for _ in range(counts[part]):
+          yield part, next(replies)
+
+  def _request(self, part: int, count: int) -> dict[str, Any]:
+    generator, level = self.generators[part], self.generators[part].level
+    # The problem at index i of seed s is the one at index 0 of seed s + i: seeds
+    # next to each other would share most problems.
+    text = f'{self.seed} {part} {generator.name}'.encode()
+    digest = hashlib.blake2b(text, digest_size=4).digest()
+    return {
+      'name': generator.name,
+      'parameters': dict(generator.parameters),
+      'level': dict(level) if isinstance(level, Mapping) else level,
+      'seed': int.from_bytes(digest, 'big') >> 1,
+      'count': count,
+      'seconds': self.seconds,
+    }
+
+  @functools.cached_property
+  def _parameters(self) -> dict[int, str]:
+    return {}
+
+  def _fields(self, part: int, answer: str, entry: str) -> Fields:
+    question = ast.literal_eval(entry)['question']
+    return {
+      'prompt': self.prompt.replace('{question}', question),
+      'answer': self.answer.replace('{answer}', answer),
+      'question': question,
+      'generator': self.generators[part].name,
+      'parameters': self._parameters[part],
+      'entry': entry,
+      'level': self._request(part, 1)['level'],
+      'part': part,
+    }
+
+  def _bad_row(
+    self, part: int, index: int, rule: str, detail: str
+  ) -> rows.BadRowError:
+    name = self.generators[part].name
+    return rows.BadRowError(
+      where=f'generator {name!r}, problem {index}',
+      field=None,
+      rule=rule,
+      detail=detail,
+    )
+
+
+def _ask(requests: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, ...]]:
+  """The lines of a child process, as plain values."""
+  process = subprocess.Popen(
+    [sys.executable, '-P', gym_child.__file__],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    # Some generators iterate over sets of strings.
+    env={**os.environ, 'PYTHONHASHSEED': '0', 'PYTHONIOENCODING': 'utf-8'},
+    encoding='utf-8',
+  )
+  assert process.stdin is not None
+  assert process.stdout is not None
+  with process:
+    try:
+      with process.stdin as pipe:
+        pipe.write(repr(list(requests)))
+      for line in process.stdout:
+        yield ast.literal_eval(line)
+    finally:
+      process.kill()
+  raise RuntimeError(
+    f'The process that writes problems of reasoning-gym ended with status '
+    f'{process.returncode} before it was done; see its message on standard '
+    'error.'
+  )
+
+
+def _check_installed() -> None:
+  if importlib.util.find_spec('reasoning_gym') is None:
+    raise ImportError(
+      'Problems of reasoning-gym need that package; install it with: pip '
+      "install 'selfimprove[reasoning]'"
+    )
