@@ -17,11 +17,12 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
+from jaxtyping import Int
 
 from selfimprove.data import gym_child, rows, tasks, vocabularies
 from selfimprove.data.problems import check_seed, uniforms
@@ -29,6 +30,7 @@ from selfimprove.data.splits import SPLITS, divided, split_of
 from selfimprove.data.text_task import TextTask
 
 Fields = dict[str, Any]
+_Reply = tuple[int, tuple[Any, ...]]
 
 _CHOICE = 6  # Stream of which generator comes next.
 
@@ -129,6 +131,8 @@ def reasoning_gym(
     answer=answer,
     seconds=seconds_per_problem,
     on_bad_row=on_bad_row,
+    encode=functools.partial(vocabularies.encode, vocabulary=vocabulary),
+    limits={'prompt': max_prompt_tokens, 'answer': max_answer_tokens},
   )
   return TextTask(
     name=name,
@@ -155,6 +159,8 @@ class _Source:
   answer: str
   seconds: float
   on_bad_row: rows.OnBadRow
+  encode: Callable[[str], Int[np.ndarray, 'tokens']]
+  limits: Mapping[str, int]
 
   def rows(self, split: str) -> list[Fields]:
     return self._written[0][split]
@@ -169,21 +175,17 @@ class _Source:
     parts = self._parts()
     found: list[list[Fields | None]] = [[] for _ in self.generators]
     dropped = collections.Counter[str]()
-    for part, reply in tqdm.tqdm(
-      self._replies([parts.count(i) for i in range(len(found))]),
-      desc='reasoning-gym',
-      unit=' problems',
-      total=self.problems,
-      delay=5,
-      leave=False,
-    ):
-      if reply[0] == 'problem':
-        found[part].append(self._fields(part, *reply[1:]))
-        continue
-      bad_row = self._bad_row(part, len(found[part]), *reply[1:])
-      self.on_bad_row(bad_row)
-      dropped[bad_row.key] += 1
-      found[part].append(None)
+    counts = [parts.count(i) for i in range(len(found))]
+    with contextlib.closing(self._replies(counts)) as replies:
+      for part, reply in _shown(replies, total=self.problems):
+        where = f'{self.generators[part].name!r}, problem {len(found[part])}'
+        try:
+          fields = self._fields(part, where, reply)
+        except rows.BadRowError as bad_row:
+          self.on_bad_row(bad_row)
+          dropped[bad_row.key] += 1
+          fields = None
+        found[part].append(fields)
     turns = [iter(rows_of_part) for rows_of_part in found]
     mixed = [next(turns[part]) for part in parts]
     parts_of = divided(
@@ -206,7 +208,7 @@ class _Source:
 
   def _replies(
     self, counts: Sequence[int]
-  ) -> Iterator[tuple[int, tuple[Any, ...]]]:
+  ) -> Iterator[_Reply]:
     """What the child says about each problem, and of which generator."""
     asked = [i for i, count in enumerate(counts) if count]
     requests = [self._request(i, counts[i]) for i in asked]
@@ -241,11 +243,29 @@ class _Source:
   def _parameters(self) -> dict[int, str]:
     return {}
 
-  def _fields(self, part: int, answer: str, entry: str) -> Fields:
+  def _fields(self, part: int, where: str, reply: tuple[Any, ...]) -> Fields:
+    """The row of a problem; raises `BadRowError`."""
+    if reply[0] == 'bad':
+      _, rule, detail = reply
+      raise rows.BadRowError(where=where, field=None, rule=rule, detail=detail)
+    _, answer, entry = reply
     question = ast.literal_eval(entry)['question']
-    return {
+    text = {
       'prompt': self.prompt.replace('{question}', question),
       'answer': self.answer.replace('{answer}', answer),
+    }
+    for field, limit in self.limits.items():
+      rows.text_of(text, field, where=where)
+      ids = rows.ids_of(text[field], field, where=where, encode=self.encode)
+      rows.check_length(
+        len(ids),
+        field,
+        where=where,
+        limit=limit,
+        setting=f'max_{field}_tokens',
+      )
+    return {
+      **text,
       'question': question,
       'generator': self.generators[part].name,
       'parameters': self._parameters[part],
@@ -254,16 +274,19 @@ class _Source:
       'part': part,
     }
 
-  def _bad_row(
-    self, part: int, index: int, rule: str, detail: str
-  ) -> rows.BadRowError:
-    name = self.generators[part].name
-    return rows.BadRowError(
-      where=f'generator {name!r}, problem {index}',
-      field=None,
-      rule=rule,
-      detail=detail,
-    )
+
+def _shown(replies: Iterator[_Reply], *, total: int) -> Iterator[_Reply]:
+  """The same, with a bar if it takes long."""
+  return tqdm.tqdm(
+    replies,
+    desc='reasoning-gym',
+    unit=' problems',
+    total=total,
+    delay=5,
+    # Where it cannot be overwritten, a few are enough.
+    mininterval=0.2 if sys.stderr.isatty() else 60,
+    leave=False,
+  )
 
 
 def _ask(requests: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, ...]]:

@@ -23,6 +23,7 @@ import os
 import random
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
@@ -33,7 +34,12 @@ _EXAMPLES = {
   'propositional_logic': 'example_answer',
   'rubiks_cube': 'example_correct_answer',
 }
+_SILENCE = 0.5  # Seconds.
 _SCALARS = (bool, int, float, str, bytes, type(None))
+
+
+class TooSlowError(BaseException):
+  """The time for one problem is over; no generator catches it as its own."""
 
 
 def answers(request: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
@@ -49,7 +55,7 @@ def answers(request: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     config = _config(request)
     dataset = _dataset(request, config)
   # Some of the package's checks are assertions, some fail by themselves.
-  except Exception as error:
+  except (Exception, TooSlowError) as error:
     yield 'error', _why(error)
     return
   yield 'parameters', _changed(config)
@@ -151,7 +157,7 @@ def _problem(
     text = repr(_literal(entry))
     ast.literal_eval(text)  # NaN and infinity are no literals.
     answer = _answer(entry, request['name'])
-  except TimeoutError as error:
+  except TooSlowError as error:
     return 'bad', 'too slow', str(error)
   except Exception as error:
     return 'bad', 'generator failed', f'{request["name"]!r} {_why(error)}'
@@ -192,7 +198,7 @@ def _literal(value: Any) -> Any:
 def _within(seconds: float) -> Iterator[None]:
   def stop(number: int, frame: Any) -> NoReturn:
     del number, frame
-    raise TimeoutError(f'took longer than {seconds:g} s')
+    raise TooSlowError(f'took longer than {seconds:g} s')
 
   before = signal.signal(signal.SIGALRM, stop)
   signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -216,9 +222,13 @@ def main() -> None:
   with open(os.devnull, 'w', encoding='utf-8') as nowhere:
     spoken = sys.stdout
     with contextlib.redirect_stdout(nowhere):
+      told = time.monotonic()
       for request in requests:
         for answer in answers(request):
           spoken.write(f'{answer!r}\n')
+          if answer[0] == 'bad' or time.monotonic() > told + _SILENCE:
+            spoken.flush()  # A bad row may end all, and progress is shown.
+            told = time.monotonic()
   spoken.flush()
 
 

@@ -87,10 +87,14 @@ def _is_small(attempt: str) -> bool:
     or (
       isinstance(node, ast.BinOp)
       and isinstance(node.op, ast.Pow)
-      and not _is_exponent(node.right)
+      and (_has_power(node.left) or not _is_exponent(node.right))
     )
     for node in ast.walk(tree)
   )
+
+
+def _has_power(tree: ast.expr) -> bool:
+  return any(isinstance(node, ast.Pow) for node in ast.walk(tree))
 
 
 def _is_exponent(tree: ast.expr) -> bool:

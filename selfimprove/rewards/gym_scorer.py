@@ -1,7 +1,7 @@
 """Verdicts of the scorers of reasoning-gym, for `verifiers.HostVerifier`.
 
 Only the standard library is imported here; a worker process imports the package
-at its first call and keeps the generators that it has met.
+when it is given its scorer, and keeps the generators that it has met.
 """
 
 from __future__ import annotations
@@ -52,6 +52,11 @@ class Scorer:
       )
     if not 0 <= self.minimum <= 1:
       raise ValueError(f'minimum is {self.minimum}; use a number in [0, 1].')
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    # In a worker, before its first call: that one's time is for a verdict.
+    _package()
+    self.__dict__.update(state)
 
   def __call__(self, attempt: str, reference: Mapping[str, Any]) -> float:
     """Returns the score.
@@ -137,9 +142,7 @@ def _score(dataset: Any, answer: str, entry: dict[str, Any]) -> float:
     return 0.0
 
 
-@functools.lru_cache(maxsize=64)
-def _dataset(generator: str, parameters: str) -> Any:
-  """The generator, whose scorers read its configuration."""
+def _package() -> Any:
   try:
     import reasoning_gym
   except ImportError as error:
@@ -147,8 +150,14 @@ def _dataset(generator: str, parameters: str) -> Any:
       'The scorers of reasoning-gym need that package; install it with: pip '
       "install 'selfimprove[reasoning]'"
     ) from error
+  return reasoning_gym
+
+
+@functools.lru_cache(maxsize=64)
+def _dataset(generator: str, parameters: str) -> Any:
+  """The generator, whose scorers read its configuration."""
   with _quiet():
-    return reasoning_gym.create_dataset(
+    return _package().create_dataset(
       generator, **ast.literal_eval(parameters), seed=0, size=1
     )
 
