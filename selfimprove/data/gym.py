@@ -13,18 +13,14 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import importlib.util
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import abc
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 from jaxtyping import Int
 
-from selfimprove.data import gym_child, rows, tasks, vocabularies
+from selfimprove.data import gym_process, rows, tasks, vocabularies
 from selfimprove.data.problems import check_seed, uniforms
 from selfimprove.data.splits import SPLITS, divided, split_of
 from selfimprove.data.text_task import TextTask
@@ -107,7 +103,7 @@ def reasoning_gym(
     ImportError: reasoning-gym is not installed.
     ValueError: a number is out of range or a placeholder is missing.
   """
-  _check_installed()
+  gym_process.check_installed()
   check_seed(seed)
   split_of('', held_out=held_out)  # Refuses the share now.
   for setting, text, needed in (
@@ -115,7 +111,9 @@ def reasoning_gym(
     ('answer', answer, '{answer}'),
   ):
     if needed not in text:
-      raise ValueError(f'{setting}={text!r} has no {needed}; write where it goes.')
+      raise ValueError(
+        f'{setting}={text!r} has no {needed}; write where it goes.'
+      )
   if problems < 1 or not generators or not seconds_per_problem > 0:
     raise ValueError(
       f'problems={problems} of {len(generators)} generators in '
@@ -177,7 +175,7 @@ class _Source:
     dropped = collections.Counter[str]()
     counts = [parts.count(i) for i in range(len(found))]
     with contextlib.closing(self._replies(counts)) as replies:
-      for part, reply in _shown(replies, total=self.problems):
+      for part, reply in gym_process.shown(replies, total=self.problems):
         where = f'{self.generators[part].name!r}, problem {len(found[part])}'
         try:
           fields = self._fields(part, where, reply)
@@ -208,11 +206,11 @@ class _Source:
 
   def _replies(
     self, counts: Sequence[int]
-  ) -> Iterator[_Reply]:
+  ) -> abc.Generator[_Reply, None, None]:
     """What the child says about each problem, and of which generator."""
     asked = [i for i, count in enumerate(counts) if count]
     requests = [self._request(i, counts[i]) for i in asked]
-    with contextlib.closing(_ask(requests)) as replies:
+    with contextlib.closing(gym_process.ask(requests)) as replies:
       for part in asked:
         kind, content = next(replies)
         if kind == 'error':
@@ -226,7 +224,7 @@ class _Source:
 
   def _request(self, part: int, count: int) -> dict[str, Any]:
     generator, level = self.generators[part], self.generators[part].level
-    # The problem at index i of seed s is the one at index 0 of seed s + i: seeds
+    # The problem at index i of seed s is that at index 0 of seed s + i: seeds
     # next to each other would share most problems.
     text = f'{self.seed} {part} {generator.name}'.encode()
     digest = hashlib.blake2b(text, digest_size=4).digest()
@@ -273,52 +271,3 @@ class _Source:
       'level': self._request(part, 1)['level'],
       'part': part,
     }
-
-
-def _shown(replies: Iterator[_Reply], *, total: int) -> Iterator[_Reply]:
-  """The same, with a bar if it takes long."""
-  return tqdm.tqdm(
-    replies,
-    desc='reasoning-gym',
-    unit=' problems',
-    total=total,
-    delay=5,
-    # Where it cannot be overwritten, a few are enough.
-    mininterval=0.2 if sys.stderr.isatty() else 60,
-    leave=False,
-  )
-
-
-def _ask(requests: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, ...]]:
-  """The lines of a child process, as plain values."""
-  process = subprocess.Popen(
-    [sys.executable, '-P', gym_child.__file__],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    # Some generators iterate over sets of strings.
-    env={**os.environ, 'PYTHONHASHSEED': '0', 'PYTHONIOENCODING': 'utf-8'},
-    encoding='utf-8',
-  )
-  assert process.stdin is not None
-  assert process.stdout is not None
-  with process:
-    try:
-      with process.stdin as pipe:
-        pipe.write(repr(list(requests)))
-      for line in process.stdout:
-        yield ast.literal_eval(line)
-    finally:
-      process.kill()
-  raise RuntimeError(
-    f'The process that writes problems of reasoning-gym ended with status '
-    f'{process.returncode} before it was done; see its message on standard '
-    'error.'
-  )
-
-
-def _check_installed() -> None:
-  if importlib.util.find_spec('reasoning_gym') is None:
-    raise ImportError(
-      'Problems of reasoning-gym need that package; install it with: pip '
-      "install 'selfimprove[reasoning]'"
-    )

@@ -35,7 +35,6 @@ _EXAMPLES = {
   'rubiks_cube': 'example_correct_answer',
 }
 _SILENCE = 0.5  # Seconds.
-_SCALARS = (bool, int, float, str, bytes, type(None))
 
 
 class TooSlowError(BaseException):
@@ -96,7 +95,9 @@ def _at_level(name: str, level: int | Mapping[str, int]) -> Any:
   from reasoning_gym import factory
 
   if not factory.has_curriculum(name):
-    raise ValueError(f'{name!r} has no curriculum; give it parameters, no level')
+    raise ValueError(
+      f'{name!r} has no curriculum; give it parameters, no level'
+    )
   curriculum = factory.create_curriculum(name)
   attributes = curriculum.attributes
   highest = max(len(attribute.levels) for attribute in attributes.values()) - 1
@@ -181,14 +182,17 @@ def _answer(entry: Mapping[str, Any], name: str) -> str | None:
 
 def _literal(value: Any) -> Any:
   """The value with built-in types alone, tuples and keys as they are."""
-  if isinstance(value, _SCALARS):
-    kind = next(kind for kind in _SCALARS if isinstance(value, kind))
-    return None if value is None else kind(value)
+  if value is None:
+    return None
+  # Strings of NumPy are strings, and write themselves differently.
+  for kind in (bool, int, float, str):
+    if isinstance(value, kind):
+      return kind(value)
   if isinstance(value, dict):
     return {_literal(key): _literal(item) for key, item in value.items()}
-  if isinstance(value, list | tuple | set):
-    kind = next(kind for kind in (list, tuple, set) if isinstance(value, kind))
-    return kind(_literal(item) for item in value)
+  for kind in (list, tuple, set):
+    if isinstance(value, kind):
+      return kind(_literal(item) for item in value)
   if hasattr(value, 'tolist'):  # NumPy.
     return _literal(value.tolist())
   raise TypeError(f'gives {type(value).__name__}, which is no plain value')
@@ -211,7 +215,9 @@ def _within(seconds: float) -> Iterator[None]:
 
 def _why(error: BaseException) -> str:
   text = f'{error}'.strip().rstrip('.')
-  return text if isinstance(error, ValueError) else f'{type(error).__name__}: {text}'
+  return (
+    text if isinstance(error, ValueError) else f'{type(error).__name__}: {text}'
+  )
 
 
 def main() -> None:

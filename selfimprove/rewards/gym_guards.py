@@ -20,7 +20,11 @@ ARITHMETIC = frozenset({'countdown', 'puzzle24'})
 """Generators whose scorer evaluates an attempt of numbers."""
 
 FORMULAS = frozenset(
-  {'intermediate_integration', 'polynomial_multiplication', 'simple_integration'}
+  {
+    'intermediate_integration',
+    'polynomial_multiplication',
+    'simple_integration',
+  }
 )
 """Generators whose scorer evaluates an attempt of symbols."""
 
@@ -38,8 +42,9 @@ _ARITHMETIC = re.compile(r'[\d\s+\-*/().]*', re.ASCII)
 _FORMULA = re.compile(r'[\w\s+\-*/().,]*', re.ASCII)
 _NAME = re.compile(r'[A-Za-z_]\w*', re.ASCII)
 _FUNCTIONS = frozenset(
-  'sin cos tan sec csc cot sinh cosh tanh asin acos atan asinh acosh atanh '
-  'exp log sqrt Abs pi'.split()
+  {'sin', 'cos', 'tan', 'sec', 'csc', 'cot', 'sinh', 'cosh', 'tanh'}
+  | {'asin', 'acos', 'atan', 'asinh', 'acosh', 'atanh'}
+  | {'exp', 'log', 'sqrt', 'Abs', 'pi'}
 )
 _LONGEST_NUMBER = 15
 _LARGEST_EXPONENT = 100

@@ -9,7 +9,14 @@ import pathlib
 import gin
 import pytest
 
-from selfimprove.data import gym, pipeline, rows, splits, vocabularies
+from selfimprove.data import (
+  gym,
+  gym_process,
+  pipeline,
+  rows,
+  splits,
+  vocabularies,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 SUMS = gym.Generator(
@@ -149,7 +156,9 @@ def test_a_problem_that_takes_too_long_is_a_bad_row():
 
 def test_a_generator_that_cannot_be_used_is_refused_in_a_sentence():
   generator = gym.Generator(name='chain_sum', parameters={'min_terms': 9})
-  with pytest.raises(ValueError, match=r"'chain_sum' cannot .* >= min_terms\.$"):
+  with pytest.raises(
+    ValueError, match=r"'chain_sum' cannot .* >= min_terms\.$"
+  ):
     pipeline.load(task(generator), 'train')
 
 
@@ -182,14 +191,13 @@ def test_without_the_package_the_message_says_how_to_get_it(monkeypatch):
 def test_a_child_that_ends_early_is_an_error(monkeypatch, tmp_path):
   script = tmp_path / 'child.py'
   script.write_text('raise SystemExit(3)')
-  monkeypatch.setattr(gym.gym_child, '__file__', str(script))
+  monkeypatch.setattr(gym_process.gym_child, '__file__', str(script))
   with pytest.raises(RuntimeError, match='ended with status 3'):
     pipeline.load(task(SUMS), 'train')
 
 
 HEAD = (
-  'from __gin__ import dynamic_registration\n'
-  'from tests.data import test_gym\n'
+  'from __gin__ import dynamic_registration\nfrom tests.data import test_gym\n'
 )
 BINDINGS = (
   'test_gym.consumer.task = %TASK\n'

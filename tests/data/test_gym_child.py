@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import ast
 import re
 
-from selfimprove.data import gym
+from selfimprove.data import gym_process
 
 REFUSED = [
   ({'name': 'chain_sums'}, "no generator 'chain_sums'.*'chain_sum'"),
@@ -42,7 +43,7 @@ def request(**settings):
 
 def test_what_cannot_be_used_is_refused_in_a_sentence_and_the_rest_is_written():
   requests = [request(**settings) for settings, _ in REFUSED]
-  replies = gym._ask([*requests, request(name='chain_sum')])
+  replies = gym_process.ask([*requests, request(name='chain_sum')])
   for _, message in REFUSED:
     kind, why = next(replies)
     assert kind == 'error'
@@ -54,12 +55,14 @@ def test_what_cannot_be_used_is_refused_in_a_sentence_and_the_rest_is_written():
 def test_entries_arrive_as_the_package_gave_them():
   # Numbers as keys and tuples, which JSON would not keep.
   generator = request(name='graph_color', parameters={'num_colors': 4})
-  replies = gym._ask([generator])
+  replies = gym_process.ask([generator])
   assert next(replies) == ('parameters', {'num_colors': 4})
   _, answer, text = next(replies)
-  entry = gym.ast.literal_eval(text)
+  entry = ast.literal_eval(text)
   assert entry['answer'] is None
   possible = entry['metadata']['possible_answer']
   assert {type(key) for key in possible} == {int}
-  assert {type(edge) for edge in entry['metadata']['puzzle']['edges']} == {tuple}
+  assert {type(edge) for edge in entry['metadata']['puzzle']['edges']} == {
+    tuple
+  }
   assert answer.startswith('{"0": ')

@@ -16,7 +16,9 @@ SMALL = ('PROBLEMS = 512',)
 
 def changed(one, other):
   lines = difflib.unified_diff(one.splitlines(), other.splitlines(), n=0)
-  return [line for line in lines if line[0] in '+-' and line[:3] not in ('+++', '---')]
+  return [
+    line for line in lines if line[0] in '+-' and line[:3] not in ('+++', '---')
+  ]
 
 
 def test_two_lines_make_it_reinforcement_learning():

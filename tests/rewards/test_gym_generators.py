@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from selfimprove.data import gym
+from selfimprove.data import gym_process
 from selfimprove.rewards import verifiers
 from selfimprove.rewards.gym_scorer import Scorer
 
@@ -19,7 +19,18 @@ WITHOUT_REFERENCE = {
 FOOLED = {
   'game_of_life_halting': 'whatever is not False counts as True',
 }
-MALFORMED = ['', 'zzz', '}{', '1e9999', '[[', '((((', '0/0', 'None', '\x00', '"']
+MALFORMED = [
+  '',
+  'zzz',
+  '}{',
+  '1e9999',
+  '[[',
+  '((((',
+  '0/0',
+  'None',
+  '\x00',
+  '"',
+]
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +53,7 @@ def written(seed):
     }
     for name in names()
   ]
-  replies = gym._ask(requests)
+  replies = gym_process.ask(requests)
   found = {}
   for request in requests:
     assert next(replies) == ('parameters', {})

@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from selfimprove.rewards.gym_guards import ARITHMETIC, FORMULAS, LITERALS, is_harmless
+from selfimprove.rewards.gym_guards import (
+  ARITHMETIC,
+  FORMULAS,
+  LITERALS,
+  is_harmless,
+)
 
 ATTACKS = [
   '__import__("os").system("id")',
@@ -22,9 +27,7 @@ BOMBS = ['9**9**9', '10**(10*10*10)', '9**999', '((9**99)**99)**99', '1' * 99]
 
 
 @pytest.mark.parametrize('attack', ATTACKS)
-@pytest.mark.parametrize(
-  'generator', sorted(LITERALS | ARITHMETIC | FORMULAS)
-)
+@pytest.mark.parametrize('generator', sorted(LITERALS | ARITHMETIC | FORMULAS))
 def test_programs_are_not_harmless(attack, generator):
   assert not is_harmless(attack, generator=generator)
   assert not is_harmless(f' \n{attack}', generator=generator)
