@@ -104,22 +104,15 @@ def reasoning_gym(
     ValueError: a number is out of range or a placeholder is missing.
   """
   gym_process.check_installed()
-  check_seed(seed)
-  split_of('', held_out=held_out)  # Refuses the share now.
-  for setting, text, needed in (
-    ('prompt', prompt, '{question}'),
-    ('answer', answer, '{answer}'),
-  ):
-    if needed not in text:
-      raise ValueError(
-        f'{setting}={text!r} has no {needed}; write where it goes.'
-      )
-  if problems < 1 or not generators or not seconds_per_problem > 0:
-    raise ValueError(
-      f'problems={problems} of {len(generators)} generators in '
-      f'seconds_per_problem={seconds_per_problem}: give at least one of each, '
-      'and a time above 0.'
-    )
+  _check(
+    generators=len(generators),
+    problems=problems,
+    held_out=held_out,
+    seed=seed,
+    prompt=prompt,
+    answer=answer,
+    seconds=seconds_per_problem,
+  )
   source = _Source(
     generators=tuple(generators),
     problems=problems,
@@ -271,3 +264,32 @@ class _Source:
       'level': self._request(part, 1)['level'],
       'part': part,
     }
+
+
+def _check(
+  *,
+  generators: int,
+  problems: int,
+  held_out: float,
+  seed: int,
+  prompt: str,
+  answer: str,
+  seconds: float,
+) -> None:
+  """Refuses settings now that could only fail later."""
+  check_seed(seed)
+  split_of('', held_out=held_out)
+  for setting, text, needed in (
+    ('prompt', prompt, '{question}'),
+    ('answer', answer, '{answer}'),
+  ):
+    if needed not in text:
+      raise ValueError(
+        f'{setting}={text!r} has no {needed}; write where it goes.'
+      )
+  if problems < 1 or not generators or not seconds > 0:
+    raise ValueError(
+      f'problems={problems} of {generators} generators in '
+      f'seconds_per_problem={seconds}: give at least one of each, and a time '
+      'above 0.'
+    )
