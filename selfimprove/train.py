@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from absl import flags
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 from selfimprove import command, configuration, dry_run
 from selfimprove.data import pipeline
 from selfimprove.data.pipeline import PromptStream, Table
+from selfimprove.data.selection import SelectedStream
 from selfimprove.evaluation import attempts
 from selfimprove.experiment import (
   Experiment,
@@ -150,13 +152,18 @@ def make_batch(table: Table, *, seed: int) -> Callable[[Stage, int], Prompts]:
   Returns:
     (stage, prompts consumed so far) -> host arrays.
   """
-  streams: dict[int, PromptStream] = {}
+  streams: dict[Any, PromptStream | SelectedStream] = {}
 
   def batch(stage: Stage, position: int) -> Prompts:
-    size = stage.prompts_per_step
-    if size not in streams:
-      streams[size] = PromptStream(table, prompts_per_step=size, seed=seed)
-    return streams[size].batch(position)
+    size, keep = stage.prompts_per_step, stage.problems
+    if (size, keep) not in streams:
+      how = {'prompts_per_step': size, 'seed': seed}
+      streams[size, keep] = (
+        PromptStream(table, **how)
+        if keep is None
+        else SelectedStream(table, keep=keep, **how)
+      )
+    return streams[size, keep].batch(position)
 
   return batch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -64,6 +64,8 @@ class Stage:
     critic_optimizer: of the critic; None trains none.
     reference: (state) -> reference parameters, applied when the stage begins.
     advance: condition that ends the stage early.
+    problems: (fields of a problem) -> whether the stage draws from it, such as
+      `selection.Having` for a level; None for all.
   """
 
   name: str
@@ -78,6 +80,7 @@ class Stage:
   critic_optimizer: optax.GradientTransformation | None = None
   reference: Callable[[TrainState], Params] = keep_reference
   advance: Condition | None = None
+  problems: Callable[[Mapping[str, Any]], bool] | None = None
 
   def __post_init__(self) -> None:
     for name in (

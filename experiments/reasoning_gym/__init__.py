@@ -1,0 +1,1 @@
+"""RL on a task of reasoning-gym, from nothing; see README.md."""
