@@ -12,7 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfimprove.models.config import RopeScaling, TransformerConfig
+from selfimprove.models.config import TransformerConfig
+from selfimprove.models.rope import (
+  RopeScaling,
+  YarnScaling,
+  evenly_scaled,
+)
 from selfimprove.models.transformer import make_policy
 from tests.models import hugging_face
 
@@ -58,6 +63,15 @@ LLAMA3_SCALING = {
   'high_freq_factor': 4.0,
   'original_max_position_embeddings': 50,
 }
+# Here the second and third pair are mixed, a third and two thirds.
+YARN_SCALING = {
+  'rope_type': 'yarn',
+  'rope_theta': 100.0,
+  'factor': 4.0,
+  'beta_fast': 4.0,
+  'beta_slow': 0.5,
+  'original_max_position_embeddings': 50,
+}
 GEMMA = {
   'activation': 'gelu_tanh',
   'norm_offset': 1.0,
@@ -96,6 +110,70 @@ FAMILIES = {
     {'tie_word_embeddings': True, 'rope_parameters': rope(1e6)},
     {'qkv_bias': True, 'rope_theta': 1e6},
   ),
+  'llama, linear': (
+    'Llama',
+    {
+      'tie_word_embeddings': False,
+      'rope_parameters': rope(100.0) | {'rope_type': 'linear', 'factor': 4.0},
+    },
+    {
+      'tied_embeddings': False,
+      'rope_theta': 100.0,
+      'rope_scaling': evenly_scaled(4.0),
+    },
+  ),
+  # Three heads to a key-value head, of a size that does not divide the width.
+  'llama with biases': (
+    'Llama',
+    {
+      'tie_word_embeddings': True,
+      'attention_bias': True,
+      'num_attention_heads': 6,
+      'head_dim': 10,
+      'rope_parameters': rope(500.0),
+    },
+    {
+      'num_heads': 6,
+      'head_dim': 10,
+      'qkv_bias': True,
+      'out_bias': True,
+      'rope_theta': 500.0,
+    },
+  ),
+  'qwen2.5 for long texts': (
+    'Qwen2',
+    {'tie_word_embeddings': False, 'rope_parameters': YARN_SCALING},
+    {
+      'tied_embeddings': False,
+      'qkv_bias': True,
+      'rope_theta': 100.0,
+      'rope_scaling': YarnScaling(
+        factor=4.0,
+        original_context=50,
+        fast_turns=4.0,
+        slow_turns=0.5,
+        attention_factor=1.1386294361119891,
+      ),
+    },
+  ),
+  'qwen2 with windows': (
+    'Qwen2',
+    {
+      'num_hidden_layers': 3,
+      'tie_word_embeddings': True,
+      'use_sliding_window': True,
+      'sliding_window': 4,
+      'max_window_layers': 2,
+      'rope_parameters': rope(1e6),
+    },
+    {
+      'num_layers': 3,
+      'qkv_bias': True,
+      'rope_theta': 1e6,
+      'sliding_window': 4,
+      'global_first': 2,
+    },
+  ),
   # The head size is twice embed_dim / num_heads, as in the 0.6B model.
   'qwen3': (
     'Qwen3',
@@ -131,15 +209,16 @@ FAMILIES = {
       'query_pre_attn_scalar': 24,
       'rope_parameters': {
         'sliding_attention': rope(100.0),
-        'full_attention': rope(1e6),
+        'full_attention': rope(1e4) | {'rope_type': 'linear', 'factor': 8.0},
       },
     },
     {
       **GEMMA,
       'num_layers': 3,
       'qk_norm': True,
-      'rope_theta': 1e6,
+      'rope_theta': 1e4,
       'local_rope_theta': 100.0,
+      'rope_scaling': evenly_scaled(8.0),
       'global_every': 3,
     },
   ),
