@@ -9,7 +9,7 @@ from typing import Any
 
 import tokenizers
 
-from selfimprove import json_object
+from selfimprove import hub, json_object
 from selfimprove.data.tensorflow_host import seqio, tf
 
 TOKENIZER_FILE = 'tokenizer.json'
@@ -30,6 +30,7 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
   """
 
   def __init__(self, folder: str | os.PathLike[str]) -> None:
+    folder = hub.local_folder(folder)
     path = os.path.join(folder, TOKENIZER_FILE)
     if not os.path.isfile(path):
       raise FileNotFoundError(

@@ -27,6 +27,8 @@ _ONLY = {
   'partial_rotary_factor': 1.0,
   'quantization_config': None,
 }
+# What a checkpoint that reads images too may say about the whole alone.
+_OUTER = ('dtype', 'torch_dtype', 'tie_word_embeddings', 'eos_token_id')
 
 
 def read_config(folder: str | os.PathLike[str]) -> Fields:
@@ -157,13 +159,13 @@ def text_part(fields: Fields) -> Fields:
   if family not in NESTED:
     return fields
   architecture, defaults = NESTED[family]
-  outer = {
-    name: fields[name]
-    for name in ('dtype', 'torch_dtype', 'tie_word_embeddings', 'eos_token_id')
-    if name in fields
-  }
   refuse_others(fields, _ONLY)
-  text = {**defaults, **outer, **need(fields, 'text_config')}
+  inner = need(fields, 'text_config')
+  text = {
+    **defaults,
+    **{name: fields[name] for name in _OUTER if name in fields},
+    **{name: value for name, value in inner.items() if value is not None},
+  }
   return {**text, 'architectures': [architecture]}
 
 
