@@ -213,8 +213,9 @@ class _Tensor(NamedTuple):
     array = self.leaf if self.layer is None else self.leaf[self.layer]
     array = np.asarray(jax.device_get(array)).astype(self.dtype, copy=False)
     if self.layout == 'transposed':
-      array = array.reshape(math.prod(array.shape[: self.inputs]), -1).T
-    elif self.layout != 'same':
+      rows = math.prod(array.shape[: self.inputs])
+      return _transposed(array.reshape(rows, -1))
+    if self.layout != 'same':
       array = array.reshape((1, -1) if self.layout == 'row' else -1)
     return np.ascontiguousarray(array)
 
@@ -266,26 +267,34 @@ def _read(
   """One array of ours, layer by layer where it has layers."""
   if keys == _SCORE_BIAS:
     return jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
-  place = where[keys]
+  place, inputs = where[keys], _inputs(keys)
   if keys[0] != 'layers':
-    return jax.device_put(
-      _in_our_layout(reader, place, leaf.shape, keys).astype(leaf.dtype),
-      leaf.sharding,
-    )
+    tensor = _checked(reader, place, leaf.shape, inputs)
+    if place.layout == 'transposed':
+      tensor = _transposed(tensor)
+    tensor = tensor.reshape(leaf.shape).astype(leaf.dtype, copy=False)
+    return jax.device_put(tensor, leaf.sharding)
   make = functools.partial(jnp.zeros, leaf.shape, leaf.dtype)
   made = jax.jit(make, out_shardings=leaf.sharding)()
-  put = jax.jit(_put, donate_argnums=0, out_shardings=leaf.sharding)
+  # On the devices layers are turned round much faster than NumPy does it.
+  put = jax.jit(
+    functools.partial(_put, place.layout),
+    donate_argnums=0,
+    out_shardings=leaf.sharding,
+  )
   for layer in range(leaf.shape[0]):
     at = place._replace(name=place.name.format(layer))
-    tensor = _in_our_layout(reader, at, leaf.shape[1:], keys)
-    made = put(made, tensor.astype(leaf.dtype), jnp.int32(layer))
+    tensor = _checked(reader, at, leaf.shape[1:], inputs)
+    # Waited for, or the host would read ahead and hold many tensors.
+    made = jax.block_until_ready(put(made, tensor, jnp.int32(layer)))
   return made
 
 
-def _in_our_layout(
-  reader: Reader, place: Place, shape: tuple[int, ...], keys: Path
+def _checked(
+  reader: Reader, place: Place, shape: tuple[int, ...], inputs: int
 ) -> np.ndarray:
-  tensor, inputs = reader.take(place.name), _inputs(keys)
+  """A tensor of theirs that has the shape it must have."""
+  tensor = reader.take(place.name)
   theirs = {
     'same': shape,
     'flat': (math.prod(shape),),
@@ -297,11 +306,20 @@ def _in_our_layout(
       f'Tensor {place.name} has the shape {tensor.shape} and not {theirs}; its '
       'config.json is of another size.'
     )
-  if place.layout == 'transposed':
-    tensor = tensor.T
-  return np.ascontiguousarray(tensor.reshape(shape))
+  return tensor
 
 
-def _put(array: jax.Array, layer: jax.Array, at: jax.Array) -> jax.Array:
+def _transposed(matrix: np.ndarray) -> np.ndarray:
+  """A copy, as numbers that NumPy knows: it is slow with other types."""
+  bits = matrix.view(f'u{matrix.dtype.itemsize}')
+  return np.ascontiguousarray(bits.T).view(matrix.dtype)
+
+
+def _put(
+  layout: str, array: jax.Array, tensor: jax.Array, at: jax.Array
+) -> jax.Array:
   """`array` with one of its layers written."""
+  if layout == 'transposed':
+    tensor = tensor.T
+  layer = tensor.reshape(array.shape[1:]).astype(array.dtype)
   return jax.lax.dynamic_update_index_in_dim(array, layer, at, axis=0)
