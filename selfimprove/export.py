@@ -12,7 +12,7 @@ import shutil
 
 from absl import flags
 
-from selfimprove import command, configuration
+from selfimprove import command, configuration, hub
 from selfimprove.models import hf, hf_config
 from selfimprove.trained import Trained, open_workdir
 
@@ -69,7 +69,7 @@ def export(trained: Trained, output: str, *, source: str) -> None:
   """
   if os.path.isdir(output) and os.listdir(output):
     raise ValueError(f'{output} is not empty; name a new folder.')
-  model = trained.experiment.model
+  model, source = trained.experiment.model, hub.local_folder(source)
   hf_config.check_same(source, model)
   os.makedirs(output, exist_ok=True)
   for name in sorted(os.listdir(source)):
@@ -77,6 +77,7 @@ def export(trained: Trained, output: str, *, source: str) -> None:
     told = any(fnmatch.fnmatch(name, pattern) for pattern in _COPIED)
     if told and os.path.isfile(path):
       shutil.copy(path, output)
+  hf_config.write_text_part(output)
   stored = hf_config.stored_dtype(hf_config.read_config(source))
   hf.save(output, model, trained.params, dtype=stored)
 

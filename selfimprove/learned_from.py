@@ -1,4 +1,4 @@
-"""Rewards learned by finished runs, from the folders of those runs.
+"""Learned rewards, from the folders of finished runs or of checkpoints.
 
 Each takes the shape of the network that was trained, because a folder is only
 read for arrays; a shape that does not fit is refused with the first difference.
@@ -14,12 +14,13 @@ from typing import Any
 from jaxtyping import Array, Int
 
 from selfimprove.experiment import MeshShape
+from selfimprove.models import hf, hf_config
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.heads import make_critic
 from selfimprove.models.transformer import make_policy
 from selfimprove.rewards import learned
 from selfimprove.training.checkpoint import restore_params, step_path
-from selfimprove.training.score import score, values
+from selfimprove.training.score import score, values, values_behind
 from selfimprove.training.state import abstract_params
 from selfimprove.types import Params, Rollout
 
@@ -38,8 +39,10 @@ def outcome_reward(
   """The score of a reward model.
 
   Args:
-    workdir: of a run that trained a critic, as `reward_model.gin` does.
-    model: shape of its trunk.
+    workdir: of a run that trained a critic, as `reward_model.gin` does; or a
+      Hugging Face reward model as for `classifier_reward`.
+    model: shape of its trunk. A Hugging Face checkpoint says that itself, and
+      takes the dtypes from here.
     step: of the checkpoint; None for the newest.
     mesh: over which its parameters are laid out.
 
@@ -50,8 +53,48 @@ def outcome_reward(
     FileNotFoundError: there is no such checkpoint.
     ValueError: it holds no critic, or one of another shape.
   """
+  if hf.is_checkpoint(workdir):
+    return classifier_reward(
+      folder=workdir,
+      dtype=model.dtype,
+      param_dtype=model.param_dtype,
+      mesh=mesh,
+    )
   read, params = _critic(workdir, model, step, mesh)
   return learned.OutcomeReward(read=read, params=params)
+
+
+def classifier_reward(
+  *,
+  folder: str,
+  dtype: str = 'bfloat16',
+  param_dtype: str | None = None,
+  mesh: MeshShape = ALL_DEVICES,
+) -> learned.OutcomeReward:
+  """The score of a Hugging Face reward model, behind the last token.
+
+  It reads the ids that the policy has written: both must have one tokenizer.
+
+  Args:
+    folder: of a `...ForSequenceClassification` checkpoint with one label, or
+      its name on the hub.
+    dtype: of its activations.
+    param_dtype: of its parameters; None for what the checkpoint stores.
+    mesh: over which its parameters are laid out.
+
+  Returns:
+    A reward of attempts.
+
+  Raises:
+    FileNotFoundError: there is no such checkpoint.
+    ValueError: it tells no score, or cannot be computed.
+  """
+  model = hf_config.from_folder(
+    folder=folder, dtype=dtype, param_dtype=param_dtype, remat=False
+  )
+  return learned.OutcomeReward(
+    read=_reader_behind(model), params=_classifier(folder, model, mesh)
+  )
 
 
 def process_reward(
@@ -148,6 +191,11 @@ def implicit_rewards(
 
 
 def _checkpoint(workdir: str, step: int | None) -> str:
+  if hf.is_checkpoint(workdir):
+    raise ValueError(
+      f'{workdir} is a Hugging Face checkpoint, and what judges steps is read '
+      'from a run; name the workdir of one, or use outcome_reward.'
+    )
   return step_path(os.path.join(workdir, 'checkpoints'), step=step)
 
 
@@ -171,6 +219,14 @@ def _params(where: str, part: str, network: Any, mesh: MeshShape) -> Params:
 
 
 @_once
+def _classifier(
+  folder: str, model: TransformerConfig, mesh: MeshShape
+) -> Params:
+  like = abstract_params(_made_critic(model), mesh.make_or_replicate())
+  return hf.load(folder, model, like=like)
+
+
+@_once
 def _made_critic(model: TransformerConfig) -> Any:
   return make_critic(model)
 
@@ -183,6 +239,11 @@ def _policy(model: TransformerConfig) -> Any:
 @_once
 def _reader_of_critic(model: TransformerConfig) -> learned.Read:
   return functools.partial(values, _made_critic(model))
+
+
+@_once
+def _reader_behind(model: TransformerConfig) -> learned.Read:
+  return functools.partial(values_behind, _made_critic(model))
 
 
 @_once

@@ -12,7 +12,7 @@ from typing import Any
 
 import tokenizers
 
-from selfimprove import json_object
+from selfimprove import hub, json_object
 from selfimprove.data.tensorflow_host import seqio, tf
 
 TOKENIZER_FILE = 'tokenizer.json'
@@ -54,6 +54,7 @@ class HuggingFaceVocabulary(OnHost):
   """
 
   def __init__(self, folder: str | os.PathLike[str]) -> None:
+    folder = hub.local_folder(folder)
     path = os.path.join(folder, TOKENIZER_FILE)
     if not os.path.isfile(path):
       raise FileNotFoundError(

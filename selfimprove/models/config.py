@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from selfimprove.models.rope import RopeScaling, YarnScaling
+
 ACTIVATIONS = ('silu', 'gelu_tanh')
 DTYPES = ('float32', 'bfloat16')
 _SIZES = (
@@ -26,52 +28,6 @@ _POSITIVE_IF_SET = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RopeScaling:
-  """How slow rotary frequencies are divided for longer contexts (Llama 3.1).
-
-  A frequency that makes at least `high_frequency_factor` turns within the
-  original context is kept, one that makes at most `low_frequency_factor` is
-  divided by `factor`, and between them the two are mixed linearly in turns.
-
-  Attributes:
-    factor: by how much the context grew, >= 1.
-    low_frequency_factor: turns below which a frequency is divided.
-    high_frequency_factor: turns above which it is kept; the greater one.
-    original_context: tokens of the context of pre-training.
-  """
-
-  factor: float
-  low_frequency_factor: float
-  high_frequency_factor: float
-  original_context: int
-
-  def __post_init__(self) -> None:
-    low, high = self.low_frequency_factor, self.high_frequency_factor
-    if not 0 < low < high:
-      raise ValueError(
-        f'low_frequency_factor={low} and high_frequency_factor={high} bound '
-        'the mixed frequencies from below and above; give 0 < low < high.'
-      )
-
-
-def evenly_scaled(factor: float) -> RopeScaling:
-  """Every rotary frequency divided by `factor`: linear scaling.
-
-  Args:
-    factor: by how much the context grew, >= 1.
-
-  Returns:
-    A scaling whose bounds no frequency reaches.
-  """
-  return RopeScaling(
-    factor=factor,
-    low_frequency_factor=1e29,
-    high_frequency_factor=1e30,
-    original_context=1,
-  )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
   """A decoder-only transformer.
 
@@ -91,6 +47,7 @@ class TransformerConfig:
     local_rope_theta: base in sliding-window layers; None for `rope_theta`.
     rope_scaling: stretches the frequencies of layers that see everything.
     qkv_bias: bias on query, key and value projections (Qwen2).
+    out_bias: bias on the projection out of the heads.
     qk_norm: RMSNorm on each query and key head (Qwen3, Gemma 3).
     query_scale: factor on the queries; None for `head_dim ** -0.5`.
     attention_soft_cap: c in c*tanh(x/c) on attention logits (Gemma 2).
@@ -98,6 +55,7 @@ class TransformerConfig:
     sliding_window: tokens that a local layer sees, itself included.
     global_every: with a sliding window, every n-th layer sees everything; 1
       means all layers, 0 none.
+    global_first: with a sliding window, the first n layers see everything.
     tied_embeddings: the embedding table is also the output matrix.
     embed_scale: factor on the embeddings (sqrt(embed_dim) in Gemma).
     dtype: of activations and the cache, `float32` or `bfloat16`.
@@ -120,14 +78,16 @@ class TransformerConfig:
   post_norms: bool = False
   rope_theta: float = 10_000.0
   local_rope_theta: float | None = None
-  rope_scaling: RopeScaling | None = None
+  rope_scaling: RopeScaling | YarnScaling | None = None
   qkv_bias: bool = False
+  out_bias: bool = False
   qk_norm: bool = False
   query_scale: float | None = None
   attention_soft_cap: float | None = None
   final_soft_cap: float | None = None
   sliding_window: int | None = None
   global_every: int = 0
+  global_first: int = 0
   tied_embeddings: bool = True
   embed_scale: float = 1.0
   dtype: str = 'float32'
@@ -149,10 +109,25 @@ class TransformerConfig:
         f'head_dim={self.head_dim} is odd; rotary positions turn pairs, so '
         'choose an even head size.'
       )
-    if self.sliding_window is None and self.global_every:
+    self._check_windows()
+
+  def _check_windows(self) -> None:
+    for name in ('global_every', 'global_first'):
+      value = getattr(self, name)
+      if value < 0:
+        raise ValueError(
+          f'{name}={value} is negative; give n for every n-th layer, or for '
+          'the first n, or 0 for none.'
+        )
+      if value and self.sliding_window is None:
+        raise ValueError(
+          f'{name}={value} has no effect without a sliding window; set '
+          f'sliding_window or leave {name} at 0.'
+        )
+    if self.sliding_window and isinstance(self.rope_scaling, YarnScaling):
       raise ValueError(
-        f'global_every={self.global_every} has no effect without a sliding '
-        'window; set sliding_window or leave global_every at 0.'
+        'rope_scaling is a YarnScaling and there is a sliding window; their '
+        'combination is not supported: leave one of them out.'
       )
 
   def _check_numbers(self) -> None:
@@ -162,11 +137,6 @@ class TransformerConfig:
         continue
       if not value > 0:
         raise ValueError(f'{name}={value} is not positive; give one above 0.')
-    if self.global_every < 0:
-      raise ValueError(
-        f'global_every={self.global_every} is negative; give n for every n-th '
-        'layer, or 0 for none.'
-      )
 
   def _check_names(self) -> None:
     known = {
@@ -185,8 +155,18 @@ class TransformerConfig:
     """Returns how many tokens each layer sees, None for all."""
     if self.sliding_window is None:
       return (None,) * self.num_layers
-    every = self.global_every
+    every, first = self.global_every, self.global_first
     return tuple(
-      None if every and (i + 1) % every == 0 else self.sliding_window
+      None
+      if i < first or (every and (i + 1) % every == 0)
+      else self.sliding_window
       for i in range(self.num_layers)
     )
+
+  def scale_of_queries(self) -> float:
+    """Returns the factor on the queries, that of YaRN included."""
+    scale = self.query_scale or self.head_dim**-0.5
+    if isinstance(self.rope_scaling, YarnScaling):
+      # They scale queries and keys alike; cached keys are spared it here.
+      scale *= self.rope_scaling.attention_factor**2
+    return scale

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import math
@@ -13,16 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from selfimprove import hub
+from selfimprove.models import hf_config
 from selfimprove.models.config import TransformerConfig
-from selfimprove.models.hf_config import CONFIG_FILE
+from selfimprove.models.hf_reader import INDEX_FILE, SINGLE_FILE, Reader
 from selfimprove.types import Params
 
-INDEX_FILE = 'model.safetensors.index.json'
-SINGLE_FILE = 'model.safetensors'
 Path = tuple[str, ...]
+_SCORE_BIAS = ('value', 'bias')  # Ours has one, theirs has none.
 
 
 class Place(NamedTuple):
@@ -30,8 +29,9 @@ class Place(NamedTuple):
 
   Attributes:
     name: theirs; `{}` is the layer.
-    layout: `same`; `flat`, all axes in one; or `transposed`, a linear map with
-      outputs first, and the axes of heads in one.
+    layout: `same`; `flat`, all axes in one; `row`, with one more in front; or
+      `transposed`, a linear map with outputs first, and the axes of heads in
+      one.
   """
 
   name: str
@@ -45,11 +45,13 @@ def places(config: TransformerConfig) -> dict[Path, Place]:
     config: of the decoder.
 
   Returns:
-    Path in our tree -> place; one place for all layers of an array.
+    Path in our tree of a policy, or of a critic without `trunk` -> place; one
+    place for all layers of an array.
   """
   found: dict[Path, Place] = {
     ('embedder', 'table'): Place('model.embed_tokens.weight', 'same'),
     ('final_norm', 'scale'): Place('model.norm.weight', 'flat'),
+    ('value', 'kernel'): Place('score.weight', 'row'),
   }
   if not config.tied_embeddings:
     found['head', 'kernel'] = Place('lm_head.weight', 'transposed')
@@ -60,14 +62,21 @@ def places(config: TransformerConfig) -> dict[Path, Place]:
       found[*path, 'scale'] = Place(f'{start}.weight', 'flat')
       continue
     found[*path, 'kernel'] = Place(f'{start}.weight', 'transposed')
-    if config.qkv_bias and ours.split('.')[-1] in ('query', 'key', 'value'):
+    if _has_bias(config, path):
       found[*path, 'bias'] = Place(f'{start}.bias', 'flat')
   return found
 
 
+def _has_bias(config: TransformerConfig, path: Path) -> bool:
+  if path[-1] == 'out':
+    return config.out_bias
+  return config.qkv_bias and path[-1] in ('query', 'key', 'value')
+
+
 def _keys(path: Any) -> Path:
-  """A path of JAX as names."""
-  return tuple(key.key for key in path)
+  """A path of JAX as names, those of a critic's trunk like a policy's."""
+  keys = tuple(key.key for key in path)
+  return keys[1:] if keys[0] == 'trunk' else keys
 
 
 def _inputs(keys: Path) -> int:
@@ -104,12 +113,13 @@ def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
   """Whether a folder is a Hugging Face checkpoint.
 
   Args:
-    folder: any.
+    folder: any, or a name on the hub, from where it is fetched.
 
   Returns:
     True if there is a `config.json` in it.
   """
-  return os.path.isfile(os.path.join(folder, CONFIG_FILE))
+  path = os.path.join(hub.local_folder(folder), hf_config.CONFIG_FILE)
+  return os.path.isfile(path)
 
 
 def load(
@@ -118,27 +128,29 @@ def load(
   """The parameters of a checkpoint, read tensor by tensor.
 
   Args:
-    folder: with safetensors files, and their index if there are several.
+    folder: with safetensors files, and their index if there are several; or its
+      name on the hub.
     config: of the decoder (`hf_config.to_transformer`).
-    like: shapes, dtypes and shardings (`state.abstract_params`).
+    like: shapes, dtypes and shardings (`state.abstract_params`) of a policy; or
+      of a critic, for a sequence classifier with one label.
 
   Returns:
     Parameters, on the devices; the host holds one tensor at a time.
 
   Raises:
     FileNotFoundError: there are no such files.
-    ValueError: a tensor is missing or of another shape, or one is left over.
+    ValueError: a tensor is missing or of another shape, or one is left over; or
+      it is to be a critic and tells no score.
   """
-  files = _files(folder)
-  with _Reader(files) as reader:
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
-    where = places(config)
-    made = [
-      _read(reader, where[keys], leaf, keys)
-      for keys, leaf in ((_keys(path), leaf) for path, leaf in leaves)
-    ]
-    reader.check_all_read(config)
-  return jax.tree_util.tree_unflatten(treedef, made)
+  folder = hub.local_folder(folder)
+  if 'trunk' in like:
+    hf_config.check_one_score(folder)
+  reader, where = Reader(folder), places(config)
+  made = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: _read(reader, where, leaf, _keys(path)), like
+  )
+  reader.check_all_read(tied=config.tied_embeddings)
+  return made
 
 
 def save(
@@ -154,7 +166,7 @@ def save(
   Args:
     folder: made where it is not; safetensors that are in it are replaced.
     config: of the decoder.
-    params: of a policy.
+    params: of a policy; or of a critic, as a sequence classifier's.
     dtype: in which they are written; None for their own.
     max_bytes: of a file; a tensor that is larger has one to itself.
   """
@@ -200,11 +212,12 @@ class _Tensor(NamedTuple):
     """The tensor in their layout."""
     array = self.leaf if self.layer is None else self.leaf[self.layer]
     array = np.asarray(jax.device_get(array)).astype(self.dtype, copy=False)
-    if self.layout != 'transposed':
-      flat = array.reshape(-1) if self.layout == 'flat' else array
-      return np.ascontiguousarray(flat)
-    rows = math.prod(array.shape[: self.inputs])
-    return np.ascontiguousarray(array.reshape(rows, -1).T)
+    if self.layout == 'transposed':
+      rows = math.prod(array.shape[: self.inputs])
+      return _transposed(array.reshape(rows, -1))
+    if self.layout != 'same':
+      array = array.reshape((1, -1) if self.layout == 'row' else -1)
+    return np.ascontiguousarray(array)
 
 
 def _tensors(
@@ -214,6 +227,9 @@ def _tensors(
   where, found = places(config), dict[str, _Tensor]()
   for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
     keys = _keys(path)
+    if keys == _SCORE_BIAS:
+      _check_no_bias(leaf)
+      continue
     place = where[keys]
     layers = range(config.num_layers) if keys[0] == 'layers' else (None,)
     for layer in layers:
@@ -222,6 +238,15 @@ def _tensors(
         leaf, layer, place.layout, _inputs(keys), dtype or leaf.dtype
       )
   return found
+
+
+def _check_no_bias(bias: jax.Array) -> None:
+  """Refuses a score that their head, which has no bias, cannot tell."""
+  if float(bias):
+    raise ValueError(
+      f'The score has the bias {float(bias)}, for which the format has no '
+      'place; train it by comparisons, which leave the bias at 0.'
+    )
 
 
 def _dealt(tensors: Mapping[str, _Tensor], max_bytes: int) -> list[list[str]]:
@@ -236,71 +261,44 @@ def _dealt(tensors: Mapping[str, _Tensor], max_bytes: int) -> list[list[str]]:
   return files
 
 
-def _files(folder: str | os.PathLike[str]) -> dict[str, str]:
-  """Name of a tensor -> path of its file."""
-  index = os.path.join(folder, INDEX_FILE)
-  if os.path.isfile(index):
-    files = {
-      name: os.path.join(folder, at) for name, at in _weight_map(index).items()
-    }
-    for path in sorted(set(files.values())):
-      if not os.path.isfile(path):
-        raise FileNotFoundError(
-          f'{index} names {path}, which is not there; download it too.'
-        )
-    return files
-  path = os.path.join(folder, SINGLE_FILE)
-  if not os.path.isfile(path):
-    raise FileNotFoundError(
-      f'{os.fspath(folder)} has neither {INDEX_FILE} nor {SINGLE_FILE}; name a '
-      'checkpoint in safetensors.'
-    )
-  with safe_open(path, framework='numpy') as opened:
-    return dict.fromkeys(opened.keys(), path)
-
-
-def _weight_map(index: str) -> dict[str, str]:
-  """Name of a tensor -> name of its file, which lies beside the index."""
-  with open(index, encoding='utf-8') as file:
-    try:
-      names = json.load(file)['weight_map']
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-      raise ValueError(
-        f'{index} has no `weight_map` ({error}); download it again.'
-      ) from None
-  for at in names.values():
-    if os.path.basename(at) != at or not at.endswith('.safetensors'):
-      raise ValueError(
-        f'{index} names the file {at!r}, which is no safetensors file beside '
-        'it; use another checkpoint.'
-      )
-  return names
-
-
-def _read(reader: _Reader, place: Place, leaf: Any, keys: Path) -> jax.Array:
+def _read(
+  reader: Reader, where: Mapping[Path, Place], leaf: Any, keys: Path
+) -> jax.Array:
   """One array of ours, layer by layer where it has layers."""
+  if keys == _SCORE_BIAS:
+    return jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+  place, inputs = where[keys], _inputs(keys)
   if keys[0] != 'layers':
-    return jax.device_put(
-      _in_our_layout(reader, place, leaf.shape, keys).astype(leaf.dtype),
-      leaf.sharding,
-    )
+    tensor = _checked(reader, place, leaf.shape, inputs)
+    if place.layout == 'transposed':
+      tensor = _transposed(tensor)
+    tensor = tensor.reshape(leaf.shape).astype(leaf.dtype, copy=False)
+    return jax.device_put(tensor, leaf.sharding)
   make = functools.partial(jnp.zeros, leaf.shape, leaf.dtype)
   made = jax.jit(make, out_shardings=leaf.sharding)()
-  put = jax.jit(_put, donate_argnums=0, out_shardings=leaf.sharding)
+  # On the devices layers are turned round much faster than NumPy does it.
+  put = jax.jit(
+    functools.partial(_put, place.layout),
+    donate_argnums=0,
+    out_shardings=leaf.sharding,
+  )
   for layer in range(leaf.shape[0]):
     at = place._replace(name=place.name.format(layer))
-    tensor = _in_our_layout(reader, at, leaf.shape[1:], keys)
-    made = put(made, tensor.astype(leaf.dtype), jnp.int32(layer))
+    tensor = _checked(reader, at, leaf.shape[1:], inputs)
+    # Waited for, or the host would read ahead and hold many tensors.
+    made = jax.block_until_ready(put(made, tensor, jnp.int32(layer)))
   return made
 
 
-def _in_our_layout(
-  reader: _Reader, place: Place, shape: tuple[int, ...], keys: Path
+def _checked(
+  reader: Reader, place: Place, shape: tuple[int, ...], inputs: int
 ) -> np.ndarray:
-  tensor, inputs = reader.take(place.name), _inputs(keys)
+  """A tensor of theirs that has the shape it must have."""
+  tensor = reader.take(place.name)
   theirs = {
     'same': shape,
     'flat': (math.prod(shape),),
+    'row': (1, *shape),
     'transposed': (math.prod(shape[inputs:]), math.prod(shape[:inputs])),
   }[place.layout]
   if tensor.shape != theirs:
@@ -308,53 +306,20 @@ def _in_our_layout(
       f'Tensor {place.name} has the shape {tensor.shape} and not {theirs}; its '
       'config.json is of another size.'
     )
-  if place.layout == 'transposed':
-    tensor = tensor.T
-  return np.ascontiguousarray(tensor.reshape(shape))
+  return tensor
 
 
-def _put(array: jax.Array, layer: jax.Array, at: jax.Array) -> jax.Array:
+def _transposed(matrix: np.ndarray) -> np.ndarray:
+  """A copy, as numbers that NumPy knows: it is slow with other types."""
+  bits = matrix.view(f'u{matrix.dtype.itemsize}')
+  return np.ascontiguousarray(bits.T).view(matrix.dtype)
+
+
+def _put(
+  layout: str, array: jax.Array, tensor: jax.Array, at: jax.Array
+) -> jax.Array:
   """`array` with one of its layers written."""
+  if layout == 'transposed':
+    tensor = tensor.T
+  layer = tensor.reshape(array.shape[1:]).astype(array.dtype)
   return jax.lax.dynamic_update_index_in_dim(array, layer, at, axis=0)
-
-
-class _Reader:
-  """Tensors by name over several files, each read once."""
-
-  def __init__(self, files: Mapping[str, str]) -> None:
-    self._files, self._left = files, set(files)
-    self._open: dict[str, Any] = {}
-    self._stack = contextlib.ExitStack()
-
-  def __enter__(self) -> _Reader:
-    return self
-
-  def __exit__(self, *_: Any) -> None:
-    self._stack.close()
-
-  def take(self, name: str) -> np.ndarray:
-    if name not in self._files:
-      raise ValueError(
-        f'The checkpoint has no tensor {name}; it is not complete, or of '
-        'another architecture than its config.json says.'
-      )
-    path = self._files[name]
-    if path not in self._open:
-      opened = safe_open(path, framework='numpy')
-      self._open[path] = self._stack.enter_context(opened)
-    self._left.discard(name)
-    return self._open[path].get_tensor(name)
-
-  def check_all_read(self, config: TransformerConfig) -> None:
-    if config.tied_embeddings:
-      self._left.discard('lm_head.weight')  # The table under a second name.
-    # Older Llama checkpoints store what follows from their config.
-    self._left = {
-      name for name in self._left if not name.endswith('.rotary_emb.inv_freq')
-    }
-    if self._left:
-      shown = ', '.join(sorted(self._left)[:4])
-      raise ValueError(
-        f'{len(self._left)} tensors of the checkpoint have no place in the '
-        f'decoder ({shown}, ...); its config.json is of another architecture.'
-      )

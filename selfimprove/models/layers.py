@@ -113,7 +113,7 @@ class Attention(nn.Module):
     if config.qk_norm:
       query = RMSNorm(config, 'head_size', name='query_norm')(query)
       keys = RMSNorm(config, 'head_size', name='key_norm')(keys)
-    scale = config.query_scale or k**-0.5
+    scale = config.scale_of_queries()
     query = rotate(query, positions, frequencies) * scale
     fresh = KeyValue(
       keys=rotate(keys, positions, frequencies).transpose(0, 2, 1, 3),
@@ -132,8 +132,10 @@ class Attention(nn.Module):
     )
     names = ('heads', 'head_size', 'embed')
     shape = (config.num_heads, k, d)
-    out = Projection(config, shape, names, inputs=2, name='out')(mixed)
-    return out, own
+    out = Projection(
+      config, shape, names, inputs=2, use_bias=config.out_bias, name='out'
+    )
+    return out(mixed), own
 
   def _project(self, name: str, heads: int, axis: str) -> Projection:
     config = self.config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from selfimprove import partitioning, types
 from selfimprove.models.attention import KeyValue
-from selfimprove.models.config import RopeScaling, TransformerConfig
+from selfimprove.models.config import TransformerConfig
 from selfimprove.models.layers import Block, RMSNorm
 from selfimprove.types import Params, Policy
 
@@ -213,21 +212,13 @@ def _frequencies(config: TransformerConfig) -> Float[Array, 'l half']:
   local = config.local_rope_theta or config.rope_theta
   everywhere = config.rope_theta**-exponents
   if config.rope_scaling is not None:
-    everywhere = _stretched(everywhere, config.rope_scaling)
+    everywhere = config.rope_scaling.stretch(
+      everywhere, theta=config.rope_theta
+    )
   nearby = local**-exponents
   return jnp.stack(
     [everywhere if w is None else nearby for w in config.windows()]
   )
-
-
-def _stretched(
-  frequencies: Float[Array, 'half'], scaling: RopeScaling
-) -> Float[Array, 'half']:
-  """Frequencies of which the slow ones are divided, see `RopeScaling`."""
-  turns = scaling.original_context / (2 * math.pi) * frequencies
-  low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-  kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-  return frequencies * (kept + (1.0 - kept) / scaling.factor)
 
 
 def _windows(config: TransformerConfig) -> Int[Array, 'l'] | None:

@@ -28,7 +28,8 @@ class OutcomeReward:
 
   It is what the critic says where the last token of the attempt, its EOS, is
   still to be written. An attempt that was cut off is scored without its last
-  token.
+  token. A classifier of whole sequences (`learned_from.classifier_reward`) is
+  read behind that token instead.
 
   Attributes:
     read: values of tokens.

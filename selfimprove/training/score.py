@@ -103,6 +103,41 @@ def values(
   return jnp.pad(critic.value(params, hidden), pad)
 
 
+def values_behind(
+  critic: Critic, params: Params, rollout: Rollout
+) -> Float[Array, 'b t']:
+  """What a critic says behind each token, once the token has been read.
+
+  `values` is what it says before a token is written. A classifier of whole
+  sequences gives its score behind their last token.
+
+  Args:
+    critic: the classifier.
+    params: its parameters; gradients flow to them.
+    rollout: the tokens.
+
+  Returns:
+    One number per token; 0 in the prompt, arbitrary in empty slots.
+  """
+  start, group = rollout.prompt_slots, rollout.group_size
+  _, cache = critic.apply(
+    params,
+    rollout.tokens[::group, :start],
+    rollout.positions[::group, :start],
+    None,
+  )
+  hidden = packing.read(
+    critic,
+    params,
+    cache,
+    rollout.tokens[:, start:],
+    rollout.positions[:, start:],
+    group_size=group,
+    rows=0,
+  )
+  return jnp.pad(critic.value(params, hidden), ((0, 0), (start, 0)))
+
+
 def predictors(
   policy: Policy | Critic,
   params: Params,

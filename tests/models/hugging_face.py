@@ -75,6 +75,8 @@ def _layer(config, take, i):
   attention = {o: projection(t) for o, t in _PROJECTIONS.items()}
   out = take(f'{start}self_attn.o_proj.weight').T.reshape(-1, k, d)
   attention['out'] = {'kernel': out}
+  if config.out_bias:
+    attention['out']['bias'] = take(f'{start}self_attn.o_proj.bias')
   if config.qk_norm:
     attention |= norms(_HEAD_NORMS)
   mlp = {

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from selfimprove.models.config import RopeScaling, TransformerConfig
+from selfimprove.models.config import TransformerConfig
+from selfimprove.models.rope import RopeScaling
 
 SHAPE = {
   'vocab_size': 11,

@@ -24,7 +24,11 @@ torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
 
-@pytest.fixture(scope='module', params=list(FAMILIES))
+# The other variants of a family have the same tensors.
+IN_FILES = ('llama', 'llama with biases', 'qwen2', 'qwen3', 'gemma2', 'gemma3')
+
+
+@pytest.fixture(scope='module', params=IN_FILES)
 def checkpoint(request, tmp_path_factory):
   """A model of each family, saved by its library in several files."""
   name, options, _ = FAMILIES[request.param]
@@ -168,12 +172,57 @@ def test_a_model_of_another_config_is_named_by_its_field(llama):
   ('changes', 'sentence'),
   [
     ({'model_type': 'mamba'}, "model_type='mamba' is no architecture"),
-    ({'attention_bias': True}, 'attention_bias=True, and only False'),
+    (
+      {'model_type': 'qwen2', 'attention_bias': True},
+      'attention_bias=True, and only False',
+    ),
+    ({'mlp_bias': True}, 'mlp_bias=True, and only False'),
+    ({'quantization_config': {'bits': 4}}, 'quantization_config=.*only None'),
     ({'hidden_act': 'relu'}, "activation 'relu'"),
     ({'hidden_size': None}, 'lacks hidden_size'),
+    *(
+      (
+        {'rope_parameters': {'rope_type': kind, 'rope_theta': 1.0}},
+        f"rope_type='{kind}'; supported are default, linear, llama3, yarn",
+      )
+      for kind in ('dynamic', 'longrope')
+    ),
     (
-      {'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 1.0}},
-      "rope_type='yarn'",
+      {'rope_scaling': {'type': 'yarn', 'factor': 4.0}},
+      'lacks original_max_position_embeddings',
+    ),
+    (
+      {'rope_scaling': {'type': 'yarn', 'factor': 4.0, 'mscale': 1.0}},
+      'mscale=1.0, and only None',
+    ),
+    (
+      {'rope_parameters': {'rope_theta': 1.0, 'partial_rotary_factor': 0.5}},
+      'partial_rotary_factor=0.5, and only 1.0',
+    ),
+    ({'model_type': 'qwen3', 'head_dim': None}, 'lacks head_dim'),
+    ({'model_type': 'gemma3'}, 'lacks text_config'),
+    (
+      {
+        'model_type': 'qwen2',
+        'use_sliding_window': True,
+        'sliding_window': 4,
+        'max_window_layers': 1,
+        'rope_scaling': {'type': 'linear', 'factor': 2.0},
+      },
+      "rope_type='linear' with use_sliding_window=True, which is not",
+    ),
+    (
+      {
+        'model_type': 'qwen2',
+        'use_sliding_window': True,
+        'sliding_window': 4,
+        'max_window_layers': 1,
+        'num_hidden_layers': 4,
+        'layer_types': [
+          *['full_attention', 'sliding_attention'] * 2,
+        ],
+      },
+      r'layers \[1, 3\] of layer_types, which are neither',
     ),
     ({'dtype': 'float16'}, "dtype='float16'; bind hf_config"),
     ({'rope_parameters': {'rope_type': 'linear'}}, 'lacks rope_theta'),

@@ -1,0 +1,115 @@
+"""Checkpoints that are named and not there."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import sys
+
+import huggingface_hub
+import pytest
+
+from selfimprove import hub
+from selfimprove.models import hf, hf_config
+
+FIELDS = {
+  'model_type': 'llama',
+  'vocab_size': 7,
+  'num_hidden_layers': 1,
+  'hidden_size': 8,
+  'num_attention_heads': 2,
+  'intermediate_size': 8,
+  'rms_norm_eps': 1e-6,
+  'hidden_act': 'silu',
+}
+ON_THE_HUB = (
+  'config.json',
+  'model-00001-of-00002.safetensors',
+  'model.safetensors.index.json',
+  'tokenizer.json',
+  'tokenizer.model',
+  'chat_template.jinja',
+  'LICENSE',
+)
+NEVER = (
+  'pytorch_model.bin',
+  'pytorch_model-00001-of-00002.bin',
+  'model.pt',
+  'model.pth',
+  'training_args.bin',
+  'weights.pkl',
+  'original/params.json',
+  'original/consolidated.00.pth',
+  'onnx/model.onnx',
+  'modeling_own.py',
+)
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+  """What is asked of a hub that has one checkpoint."""
+  text = json.dumps(FIELDS)
+  (tmp_path / 'config.json').write_text(text, encoding='utf-8')
+  requests = []
+
+  def snapshot_download(name, **options):
+    requests.append((name, options))
+    if name != 'org/model-1.5B':
+      raise huggingface_hub.errors.LocalEntryNotFoundError('no such\nthing')
+    return str(tmp_path)
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot_download)
+  hub._fetched.cache_clear()
+  yield requests
+  hub._fetched.cache_clear()
+
+
+def test_a_name_is_fetched_once_and_read_like_a_folder(asked, tmp_path):
+  assert hub.local_folder('org/model-1.5B') == str(tmp_path)
+  assert hf.is_checkpoint('org/model-1.5B')
+  assert hf_config.from_folder(folder='org/model-1.5B').embed_dim == 8
+  assert [name for name, _ in asked] == ['org/model-1.5B']
+  hub.local_folder('org/model-1.5B@a1b2')
+  assert [options['revision'] for _, options in asked] == [None, 'a1b2']
+
+
+def test_only_weights_text_and_their_descriptions_are_asked_for(asked):
+  hub.local_folder('org/model-1.5B')
+  options = asked[0][1]
+
+  def wanted(name):
+    allowed, ignored = (
+      any(fnmatch.fnmatch(name, pattern) for pattern in options[kind])
+      for kind in ('allow_patterns', 'ignore_patterns')
+    )
+    return allowed and not ignored
+
+  assert [name for name in (*ON_THE_HUB, *NEVER) if wanted(name)] == [
+    *ON_THE_HUB
+  ]
+
+
+@pytest.mark.parametrize('name', ['.', '/gone/here', 'a/b/c', 'gone', '../a'])
+def test_what_is_no_name_of_the_hub_stays_as_it_is(asked, name):
+  assert hub.local_folder(name) == name
+  assert not asked
+
+
+def test_a_folder_comes_before_the_hub(asked, tmp_path, monkeypatch):
+  (tmp_path / 'org' / 'model-1.5B').mkdir(parents=True)
+  monkeypatch.chdir(tmp_path)
+  assert hub.local_folder('org/model-1.5B') == 'org/model-1.5B'
+  assert not asked
+
+
+def test_what_the_hub_does_not_give_is_one_sentence(asked):
+  with pytest.raises(ValueError, match=r'org/other is no folder here.*such\);'):
+    hf_config.read_config('org/other')
+
+
+def test_without_the_extra_the_command_that_installs_it_is_said(
+  asked, monkeypatch
+):
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+  with pytest.raises(ValueError, match=r"pip install 'selfimprove\[hub\]'"):
+    hub.local_folder('org/model-1.5B')
