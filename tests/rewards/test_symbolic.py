@@ -48,6 +48,19 @@ def test_what_cannot_be_parsed_is_the_same_as_nothing():
   assert not same_value('', '5')
 
 
+@pytest.mark.parametrize(
+  'text',
+  [
+    r'\sin/4^\frac{1}{2}\}(-',
+    r'\frac{1}{2})(',
+    '\\frac{1}{2}^\\',
+    r'^ answer is \frac{1}{2})(',
+  ],
+)
+def test_a_fraction_within_what_cannot_be_parsed_is_no_answer(text):
+  assert not same_value(text, r'\frac{1}{2}')
+
+
 def test_the_roles_of_answer_and_reference_differ():
   # The answer may be the set of a condition, but not the other way around.
   assert same_value(r'(5,\infty)', 'x>5')
