@@ -85,8 +85,8 @@ def test_samples_are_conversations_in_the_template(folder, workdir):
   how = stage.algorithm.rollout
   prompts = table.prompts(np.arange(8))
   sampled = jax.device_get(
-    jax.jit(lambda *args: how(opened.policy, *args))(
-      opened.params, prompts, named_key(jax.random.key(0), 'rollout')
+    jax.jit(lambda how, *args: how(opened.policy, *args))(
+      how, opened.params, prompts, named_key(jax.random.key(0), 'rollout')
     )
   )
   theirs = transformers.AutoTokenizer.from_pretrained(folder)

@@ -17,7 +17,6 @@ HEAD = (
   'from tests.data import test_gin_tasks\n'
 )
 BINDINGS = (
-  'PROMPT_FORM = None\n'  # As in base.gin.
   'test_gin_tasks.consumer.task = %TASK\n'
   'test_gin_tasks.consumer.vocabulary = %VOCABULARY\n'
   'test_gin_tasks.consumer.reward = %REWARD\n'
@@ -47,7 +46,9 @@ def fresh_gin():
 
 def configured(name, *overrides):
   file = ROOT / 'gin_configs' / 'tasks' / f'{name}.gin'
-  text = f"{HEAD}include '{file}'\n{BINDINGS}" + '\n'.join(overrides)
+  # As base.gin does.
+  plain = f"include '{file.with_name('plain_text.gin')}'\n"
+  text = f"{HEAD}{plain}include '{file}'\n{BINDINGS}" + '\n'.join(overrides)
   gin.parse_config(text)
   gin.finalize()
   return gin.get_configurable(consumer)()
