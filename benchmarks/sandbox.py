@@ -42,11 +42,12 @@ def check(candidate):
     assert candidate(list(range(100))) == list(range(100))
 """
 _ROW = {'prompt': _PROMPT, 'test': _TEST, 'entry_point': 'running_maximum'}
+_WRONG = 'def running_maximum(numbers):\n    return sorted(numbers)'
 _ATTEMPTS = {
   '    from itertools import accumulate\n'
   '    return list(accumulate(numbers, max))\n': 1.0,
-  '```python\ndef running_maximum(numbers):\n    return sorted(numbers)\n```': 0,
-  '    result = []\n    for number in numbers:\n      result.append(': 0,
+  f'```python\n{_WRONG}\n```': 0.0,
+  '    result = []\n    for number in numbers:\n      result.append(': 0.0,
 }
 
 

@@ -279,6 +279,9 @@ class _Launcher:
     self._level = level
     self._limits = limits
     self._owner = os.getpid()
+    command = [_interpreter(), '-P', '-s', '-S', '-B', _LAUNCHER]
+    if level == 'bubblewrap':
+      command = [*_bubblewrap(packages, limits), *command]
     self._folder = None
     if level == 'limits':
       self._folder = tempfile.mkdtemp(
@@ -287,9 +290,6 @@ class _Launcher:
       os.chmod(self._folder, 0o711)
     self._control, end = socket.socketpair()
     with end:
-      command = [_interpreter(), '-P', '-s', '-S', '-B', _LAUNCHER]
-      if level == 'bubblewrap':
-        command = [*_bubblewrap(packages, limits), *command]
       self._process = subprocess.Popen(
         [*command, str(end.fileno())],
         pass_fds=[end.fileno()],
