@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 _BOX = re.compile(r'\\(?:boxed|fbox)(?![A-Za-z])\s*')
-_BARE = re.compile(r'[^$\n]*')
+_BARE = re.compile(r'[^$\s]*')
 _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)
 _SEPARATOR = re.compile(r'(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))')
 
@@ -39,7 +39,7 @@ def boxed(text: str) -> str | None:
   r"""The content of the last `\boxed{...}` or `\fbox{...}`.
 
   Braces may be nested, and `\{` and `\}` are no braces. Without braces the
-  content goes on to the next `$` or the end of the line, as in `\boxed 7$`.
+  content goes on to the next `$` or white space, as in `\boxed 7$`.
 
   Args:
     text: a solution.
@@ -59,7 +59,7 @@ def boxed(text: str) -> str | None:
     start = found.end()
     if text[start : start + 1] != '{':
       bare = _BARE.match(text, start)
-      answer = bare.group() if bare else ''
+      answer = bare.group().rstrip('.,;') if bare else ''
     else:
       answer = text[start + 1 : closing.get(start, 0)]
     if answer.strip():

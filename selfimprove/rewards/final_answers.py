@@ -1,7 +1,6 @@
 r"""Where a text says its final answer: `\boxed{}`, `####`, "the answer is".
 
-Functions of text alone, linear in its length; only the standard library is
-imported.
+Functions of text alone, linear in its length.
 """
 
 from __future__ import annotations
@@ -9,9 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-_BOX = re.compile(r'\\(?:boxed|fbox)\s*(?=\{|(?P<bare>[^\s{\\]+))')
-_BRACE = re.compile(r'\\.|[{}]', re.DOTALL)
-_HASHES = re.compile(r'####[ \t]*([^\n]*)')
+from selfimprove import answer_text
+
 _STATED = re.compile(
   r'\b(?:final |correct )?answer\**(?:[ ]?:\**|[ ](?:is|was|are)\b[ ]?:?)',
   re.IGNORECASE,
@@ -19,36 +17,6 @@ _STATED = re.compile(
 # The end of a sentence: a decimal point is followed by a digit.
 _SENTENCE = re.compile(r'\.(?:\s|$)|[!?](?=\s+[A-Z])')
 _LETTER = re.compile(r'\(([A-J])\)|^\s*\**([A-J])\**[.:)]?\s*$', re.MULTILINE)
-
-
-def boxed(text: str) -> str | None:
-  r"""What stands in the last `\boxed{}` of a text.
-
-  Braces may be nested, and escaped ones (\{) are text. A box that is not
-  closed is none. `\fbox{5}` and `\boxed 5` count.
-
-  Args:
-    text: any text.
-
-  Returns:
-    The content; None where there is no box.
-
-  >>> boxed(r'so \boxed{\frac{1}{2}}.')
-  '\\frac{1}{2}'
-  """
-  closing = _closing(text)
-  for found in reversed(list(_BOX.finditer(text))):
-    if found['bare']:
-      return found['bare'].rstrip('.,;$')
-    if found.end() in closing:
-      return text[found.end() + 1 : closing[found.end()]].strip()
-  return None
-
-
-def hashed(text: str) -> str | None:
-  """The rest of the line behind the last `####` of a text; None without."""
-  found = _HASHES.findall(text)
-  return found[-1].strip() if found else None
 
 
 def stated(text: str) -> str | None:
@@ -79,8 +47,8 @@ def letter(text: str) -> str | None:
 
 
 READERS: Mapping[str, Callable[[str], str | None]] = {
-  'boxed': boxed,
-  'hashes': hashed,
+  'boxed': answer_text.boxed,
+  'hashes': answer_text.after_hashes,
   'stated': stated,
   'letter': letter,
   'whole': str.strip,
@@ -106,14 +74,3 @@ def final_answer(text: str, *, ways: tuple[str, ...]) -> str | None:
     if answer is not None:
       return answer
   return None
-
-
-def _closing(text: str) -> dict[int, int]:
-  """Where each brace that is closed is closed, by where it opens."""
-  opened, closing = [], {}
-  for found in _BRACE.finditer(text):
-    if found.group() == '{':
-      opened.append(found.start())
-    elif found.group() == '}' and opened:
-      closing[opened.pop()] = found.start()
-  return closing

@@ -24,6 +24,7 @@ _NAMED = re.compile(
   r'(?P<value>[^=<>]+)'
 )
 _MOST_ITEMS = 20
+_MARKS = ('####', '\\boxed{}')  # Of answers that are not there.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ class MathAnswer:
       )
     text = str(reference[self.field])
     target = final_answers.final_answer(text, ways=self.reference_ways)
-    if not target:
+    if not target or target in _MARKS:
       raise ValueError(
         f'The field {self.field!r} of the row, {text!r:.80}, holds no answer; '
         'correct the row, or `MathAnswer.reference_ways`.'

@@ -4,50 +4,7 @@ import time
 
 import pytest
 
-from selfimprove.rewards.final_answers import (
-  boxed,
-  final_answer,
-  hashed,
-  letter,
-  stated,
-)
-
-
-@pytest.mark.parametrize(
-  ('text', 'answer'),
-  [
-    (r'\boxed{5}', '5'),
-    (r'first \boxed{4}, then \boxed{5}.', '5'),
-    (r'\boxed{\frac{1}{2^{3}}} is it', r'\frac{1}{2^{3}}'),
-    (r'\boxed{\{1, 2\}}', r'\{1, 2\}'),
-    (r'\boxed{\left\{ 1 \right.}', r'\left\{ 1 \right.'),  # Escaped: text.
-    (r'\fbox{5}', '5'),
-    (r'$\boxed 5$.', '5'),
-    (r'\boxed { 5 }', '5'),
-    (r'\boxed{\boxed{5}}', '5'),
-    (r'\boxed{5} or \boxed{6', '5'),  # What is not closed is no box.
-    ('{ { \\boxed{5}', '5'),
-    (r'\boxed{}', ''),
-    (r'\boxed{6', None),
-    ('boxed{5}', None),
-    ('', None),
-  ],
-)
-def test_the_last_box_that_is_closed_holds_the_answer(text, answer):
-  assert boxed(text) == answer
-
-
-@pytest.mark.parametrize(
-  ('text', 'answer'),
-  [
-    ('2 + 3 = 5\n#### 5', '5'),
-    ('#### 4\n#### 5 apples \nbye', '5 apples'),
-    ('####', ''),
-    ('### 5', None),
-  ],
-)
-def test_what_follows_the_last_hashes_is_the_answer(text, answer):
-  assert hashed(text) == answer
+from selfimprove.rewards.final_answers import final_answer, letter, stated
 
 
 @pytest.mark.parametrize(
@@ -85,12 +42,10 @@ def test_the_first_way_that_finds_something_decides():
   assert final_answer('7', ways=('boxed',)) is None
 
 
-@pytest.mark.parametrize(
-  'piece', ['\\boxed{', '{', '}', '#', 'answer is ', '(A', '\\boxed ', '$']
-)
+@pytest.mark.parametrize('piece', ['answer is ', '(A', 'Answer:', '**', '. '])
 def test_a_long_text_of_beginnings_takes_no_time(piece):
   text = piece * 30_000
   began = time.monotonic()
-  for read in (boxed, hashed, stated, letter):
+  for read in (stated, letter):
     read(text)
   assert time.monotonic() - began < 5.0  # Quadratic takes minutes.
