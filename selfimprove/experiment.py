@@ -23,6 +23,7 @@ from selfimprove.data.text_task import TextTask
 from selfimprove.evaluation.attempts import ReadStreams
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.heads import make_critic
+from selfimprove.models.lora import LoRA, make_adapters
 from selfimprove.models.transformer import make_policy
 from selfimprove.rewards.texts import attempt_texts
 from selfimprove.rewards.verifiers import ExactMatch
@@ -143,6 +144,8 @@ class Experiment:
     init_from: checkpoint directory, of a run or of a Hugging Face model, whose
       parameters the run begins with, and against which its reference is set;
       empty to initialise from the seed.
+    lora: adapters that are trained in place of all parameters of the policy;
+      None trains those. A critic has no adapters.
     detectors: of runs that learn nothing.
     shown: metrics on the progress line.
   """
@@ -158,6 +161,7 @@ class Experiment:
   keep_last: int = 1
   keep_best: int = 1
   init_from: str = ''
+  lora: LoRA | None = None
   detectors: Sequence[Detector] = dataclasses.field(
     default_factory=default_detectors
   )
@@ -179,11 +183,17 @@ class Experiment:
     return unroll(self.stages, self.rounds)
 
   def models(self) -> Models:
-    """Returns the policy, and a critic of its shape if a stage needs one."""
-    critic = None
+    """Returns the policy, and what the run needs beside it.
+
+    That is a critic of its shape if a stage needs one, and its adapters if
+    these are what is trained.
+    """
+    critic, adapters, policy = None, None, make_policy(self.model)
     if needs_critic(self.stages):
       critic = make_critic(self.model)
-    return Models(policy=make_policy(self.model), critic=critic)
+    if self.lora is not None:
+      adapters = make_adapters(self.lora, policy)
+    return Models(policy=policy, critic=critic, adapters=adapters)
 
   def close(self) -> None:
     """Ends the processes that rewards on the host have started."""
