@@ -23,7 +23,7 @@ from selfimprove.data.text_task import TextTask
 from selfimprove.evaluation.attempts import ReadStreams
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.heads import make_critic
-from selfimprove.models.lora import LoRA, make_adapters
+from selfimprove.models.lora import LoRA, make_adapters, targets
 from selfimprove.models.transformer import make_policy
 from selfimprove.rewards.texts import attempt_texts
 from selfimprove.rewards.verifiers import ExactMatch
@@ -146,6 +146,9 @@ class Experiment:
       empty to initialise from the seed.
     lora: adapters that are trained in place of all parameters of the policy;
       None trains those. A critic has no adapters.
+    adapters_from: folder of adapters in the format of `peft` that the run
+      begins with; empty for some that change nothing yet. Its reference is
+      without them.
     detectors: of runs that learn nothing.
     shown: metrics on the progress line.
   """
@@ -162,6 +165,7 @@ class Experiment:
   keep_best: int = 1
   init_from: str = ''
   lora: LoRA | None = None
+  adapters_from: str = ''
   detectors: Sequence[Detector] = dataclasses.field(
     default_factory=default_detectors
   )
@@ -174,6 +178,13 @@ class Experiment:
 
   def __post_init__(self) -> None:
     _check_vocabulary(self.model, self.task)
+    if self.lora is not None:
+      targets(self.lora, make_policy(self.model))
+    elif self.adapters_from:
+      raise ValueError(
+        f'adapters_from={self.adapters_from!r}, but this run has no adapters; '
+        'add --gin_file=gin_configs/models/lora.gin.'
+      )
     algorithms = [stage.algorithm for stage in self.stages]
     for how in (*algorithms, self.evaluation):
       _check_room(how.rollout, how.reward, self.task)

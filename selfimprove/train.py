@@ -22,6 +22,7 @@ from selfimprove.experiment import (
   make_judge,
   make_streams,
 )
+from selfimprove.models import peft
 from selfimprove.ops.keys import named_key
 from selfimprove.training import initial, lock, loop
 from selfimprove.training.checkpoint import CheckpointStore
@@ -33,6 +34,7 @@ from selfimprove.training.stages import Stage
 from selfimprove.training.state import (
   Models,
   TrainState,
+  abstract_params,
   policy_params,
   reference_params,
 )
@@ -124,6 +126,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
       init_params=initial.reader(
         experiment.init_from, experiment.model, models.policy, mesh
       ),
+      init_adapters=_init_adapters(experiment, models, mesh),
     )
 
 
@@ -206,6 +209,19 @@ def make_evaluate(
     return attempts.logged(attempts.measure(collect(networks, key)))
 
   return evaluate
+
+
+def _init_adapters(
+  experiment: Experiment, models: Models, mesh: Mesh
+) -> initial.Read | None:
+  """The function that reads the adapters to begin with, if there are any."""
+  lora, adapters = experiment.lora, models.adapters
+  if lora is None or adapters is None or not experiment.adapters_from:
+    return None
+  like = abstract_params(adapters, mesh)
+  return lambda: peft.load(
+    experiment.adapters_from, experiment.model, lora, like=like
+  )
 
 
 def main(options: flags.FlagValues) -> None:

@@ -95,8 +95,8 @@ def init_state(
     adapters: to begin with, where `models` has adapters; None likewise.
 
   Returns:
-    State with the reference equal to the initial policy, and a critic whose
-    trunk is that of the initial policy where it has the same shape.
+    State with the reference equal to the initial policy, without `adapters`,
+    and a critic whose trunk is theirs where it has the same shape.
   """
   key = jax.random.key(seed)
   if params is None:
@@ -106,17 +106,16 @@ def init_state(
     critic_params = _init_critic(
       models.critic, params, named_key(key, 'critic')
     )
-  frozen = {}
+  frozen, reference = {}, params
   if models.adapters is not None:
-    if adapters is None:
-      adapters = models.adapters.init(named_key(key, 'adapters'))
-    frozen, params = params, adapters
+    reference = models.adapters.init(named_key(key, 'adapters'))
+    frozen, params = params, reference if adapters is None else adapters
   return TrainState(
     step=jnp.int32(0),
     position=jnp.int32(0),
     params=params,
     opt_state=init_optimizer(optimizers.policy, params),
-    ref_params=jax.tree.map(jnp.copy, params) if with_reference else {},
+    ref_params=jax.tree.map(jnp.copy, reference) if with_reference else {},
     frozen=frozen,
     critic_params=critic_params,
     critic_opt_state=init_optimizer(optimizers.critic, critic_params),
