@@ -182,7 +182,11 @@ def _check_config(folder: str | os.PathLike[str], lora: LoRA) -> None:
         'alone; merge these into their model with `peft` and begin with that.'
       )
   rank, alpha = fields.get('r'), fields.get('lora_alpha')
-  if rank != lora.rank or not isinstance(alpha, int | float):
+  if (
+    not isinstance(rank, int)
+    or rank != lora.rank
+    or not isinstance(alpha, int | float)
+  ):
     raise ValueError(
       f'{path} has r={rank!r} and lora_alpha={alpha!r}, but LORA_RANK is '
       f'{lora.rank}; bind LORA_RANK and LORA_ALPHA to theirs.'

@@ -168,8 +168,9 @@ def _begin(
 ) -> tuple[Run, TrainState, Cursor]:
   """The newest checkpoint, or the state before the first step."""
   latest = run.store.latest_step()
-  extra = {} if latest is None else run.store.read_extra(latest)
+  extra: dict[str, Any] = {}
   if latest is not None:
+    extra = run.store.read_extra(latest)
     _check_data(run, extra.get('data', {}))
   base = None
   if run.models.adapters is not None:
