@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from selfimprove import configuration
 from selfimprove.experiment import Experiment
 from selfimprove.training import step as steps
-from selfimprove.training.stages import Stage, needs_reference
+from selfimprove.training.stages import Stage, holds_reference
 from selfimprove.training.state import Models, TrainState, abstract_state
 from selfimprove.types import Prompts, Rollout, Text
 
@@ -29,7 +29,7 @@ def report(experiment: Experiment) -> str:
   stages = experiment.unrolled()
   lines = ['# Resolved config', configuration.operative_config(), '# Run']
   lines.append(f'devices: {dict(mesh.shape)} of {jax.devices()[0].device_kind}')
-  with_reference = needs_reference(stages)
+  with_reference = holds_reference(stages, models)
   with jax.set_mesh(mesh):
     state = abstract_state(
       models, stages[0].optimizers, mesh, with_reference=with_reference
@@ -51,7 +51,10 @@ def _parameters(state: TrainState) -> list[str]:
     lines.append(f'{name:50s} {leaf.dtype}{list(leaf.shape)}')
     lines[-1] += f' {leaf.sharding.spec}'
   count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-  lines += [f'parameters: {count:,}', f'train state: {_bytes(state)}', '']
+  lines += [f'parameters: {count:,}']
+  if frozen := sum(leaf.size for leaf in jax.tree.leaves(state.frozen)):
+    lines[-1] += f' of adapters, beside {frozen:,} of their base'
+  lines += [f'train state: {_bytes(state)}', '']
   return lines
 
 

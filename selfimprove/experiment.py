@@ -23,6 +23,7 @@ from selfimprove.data.text_task import TextTask
 from selfimprove.evaluation.attempts import ReadStreams
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.heads import make_critic
+from selfimprove.models.lora import LoRA, make_adapters, targets
 from selfimprove.models.transformer import make_policy
 from selfimprove.rewards.failures import FAILURES_FILE
 from selfimprove.rewards.texts import attempt_texts
@@ -144,6 +145,11 @@ class Experiment:
     init_from: checkpoint directory, of a run or of a Hugging Face model, whose
       parameters the run begins with, and against which its reference is set;
       empty to initialise from the seed.
+    lora: adapters that are trained in place of all parameters of the policy;
+      None trains those. A critic has no adapters.
+    adapters_from: folder of adapters in the format of `peft` that the run
+      begins with; empty for some that change nothing yet. Its reference is
+      without them.
     detectors: of runs that learn nothing.
     shown: metrics on the progress line.
   """
@@ -159,6 +165,8 @@ class Experiment:
   keep_last: int = 1
   keep_best: int = 1
   init_from: str = ''
+  lora: LoRA | None = None
+  adapters_from: str = ''
   detectors: Sequence[Detector] = dataclasses.field(
     default_factory=default_detectors
   )
@@ -171,6 +179,13 @@ class Experiment:
 
   def __post_init__(self) -> None:
     _check_vocabulary(self.model, self.task)
+    if self.lora is not None:
+      targets(self.lora, make_policy(self.model))
+    elif self.adapters_from:
+      raise ValueError(
+        f'adapters_from={self.adapters_from!r}, but this run has no adapters; '
+        'add --gin_file=gin_configs/models/lora.gin.'
+      )
     algorithms = [stage.algorithm for stage in self.stages]
     for how in (*algorithms, self.evaluation):
       _check_room(how.rollout, how.reward, self.task)
@@ -180,11 +195,17 @@ class Experiment:
     return unroll(self.stages, self.rounds)
 
   def models(self) -> Models:
-    """Returns the policy, and a critic of its shape if a stage needs one."""
-    critic = None
+    """Returns the policy, and what the run needs beside it.
+
+    That is a critic of its shape if a stage needs one, and its adapters if
+    these are what is trained.
+    """
+    critic, adapters, policy = None, None, make_policy(self.model)
     if needs_critic(self.stages):
       critic = make_critic(self.model)
-    return Models(policy=make_policy(self.model), critic=critic)
+    if self.lora is not None:
+      adapters = make_adapters(self.lora, policy)
+    return Models(policy=policy, critic=critic, adapters=adapters)
 
   def close(self) -> None:
     """Ends the processes that rewards on the host have started."""

@@ -1,7 +1,7 @@
 """Exports a trained policy: `python -m selfimprove.export --workdir=...`.
 
 The folder that it writes is a Hugging Face checkpoint, which `transformers`
-loads.
+loads, or with --adapters one of adapters alone, which `peft` loads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import shutil
 from absl import flags
 
 from selfimprove import command, configuration, hub
-from selfimprove.models import hf, hf_config
+from selfimprove.models import hf, hf_config, peft
+from selfimprove.models.lora import merge
 from selfimprove.trained import Trained, open_workdir
 
 # What belongs to a model; a folder may hold more, which is nobody's business.
@@ -52,12 +53,19 @@ def define_flags(values: flags.FlagValues) -> None:
     'one that the run began with.',
     flag_values=values,
   )
+  flags.DEFINE_bool(
+    'adapters',
+    False,
+    'Write the LoRA adapters alone, for `peft`; default merges them.',
+    flag_values=values,
+  )
 
 
 def export(trained: Trained, output: str, *, source: str) -> None:
   """Writes a checkpoint: trained weights, and config and text of `source`.
 
-  Weights are in the dtype in which those of `source` are stored.
+  Weights are in the dtype in which those of `source` are stored; adapters are
+  merged into them.
 
   Args:
     trained: the model.
@@ -67,8 +75,7 @@ def export(trained: Trained, output: str, *, source: str) -> None:
   Raises:
     ValueError: `source` is of another decoder, or `output` is in use.
   """
-  if os.path.isdir(output) and os.listdir(output):
-    raise ValueError(f'{output} is not empty; name a new folder.')
+  _check_new(output)
   model, source = trained.experiment.model, hub.local_folder(source)
   hf_config.check_same(source, model)
   os.makedirs(output, exist_ok=True)
@@ -79,7 +86,35 @@ def export(trained: Trained, output: str, *, source: str) -> None:
       shutil.copy(path, output)
   hf_config.write_text_part(output)
   stored = hf_config.stored_dtype(hf_config.read_config(source))
-  hf.save(output, model, trained.params, dtype=stored)
+  hf.save(output, model, merge(trained.params), dtype=stored)
+
+
+def export_adapters(trained: Trained, output: str, *, source: str) -> None:
+  """Writes the adapters of a run for `peft`, in f32.
+
+  Args:
+    trained: the model.
+    output: folder; new or empty.
+    source: checkpoint that the run began with, which `peft` notes.
+
+  Raises:
+    ValueError: the run has no adapters, or `output` is in use.
+  """
+  lora = trained.experiment.lora
+  if lora is None:
+    raise ValueError(
+      'The run has trained all parameters and has no adapters; export it '
+      'without --adapters.'
+    )
+  _check_new(output)
+  peft.save(
+    output, trained.experiment.model, lora, trained.adapters, base=source
+  )
+
+
+def _check_new(output: str) -> None:
+  if os.path.isdir(output) and os.listdir(output):
+    raise ValueError(f'{output} is not empty; name a new folder.')
 
 
 def main(options: flags.FlagValues) -> None:
@@ -101,7 +136,8 @@ def main(options: flags.FlagValues) -> None:
       'The run did not begin with a Hugging Face checkpoint; name one of the '
       'same decoder with --source.'
     )
-  export(trained, options.output, source=source)
+  write = export_adapters if options.adapters else export
+  write(trained, options.output, source=source)
   print(f'Written to {options.output}')
 
 

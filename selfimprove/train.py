@@ -24,18 +24,24 @@ from selfimprove.experiment import (
   make_judge,
   make_streams,
 )
-from selfimprove.models import hf, hf_config
+from selfimprove.models import peft
 from selfimprove.ops.keys import named_key
-from selfimprove.training import lock, loop
-from selfimprove.training.checkpoint import CheckpointStore, restore_params
+from selfimprove.training import initial, lock, loop
+from selfimprove.training.checkpoint import CheckpointStore
 from selfimprove.training.detectors import Monitor
 from selfimprove.training.metrics import METRICS_FILE, MetricsWriter
 from selfimprove.training.progress import Progress
 from selfimprove.training.signals import StopRequest, stop_on_signals
 from selfimprove.training.stages import Stage
-from selfimprove.training.state import Models, TrainState, abstract_params
+from selfimprove.training.state import (
+  Models,
+  TrainState,
+  abstract_params,
+  policy_params,
+  reference_params,
+)
 from selfimprove.training.timing import PhaseTimers
-from selfimprove.types import Params, Policy, Prompts
+from selfimprove.types import Prompts
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -119,7 +125,11 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
       data=table.fingerprint(),
     )
     return loop.train(
-      run, init_params=_init_params(experiment, models.policy, mesh)
+      run,
+      init_params=initial.reader(
+        experiment.init_from, experiment.model, models.policy, mesh
+      ),
+      init_adapters=_init_adapters(experiment, models, mesh),
     )
 
 
@@ -200,29 +210,26 @@ def make_evaluate(
 
   def evaluate(state: TrainState) -> Mapping[str, float]:
     networks = {
-      'policy': state.params,
+      'policy': policy_params(models, state),
       'critic': state.critic_params,
-      'reference': state.ref_params,
+      'reference': reference_params(models, state),
     }
     return attempts.logged(attempts.measure(collect(networks, key)))
 
   return evaluate
 
 
-def _init_params(
-  experiment: Experiment, policy: Policy, mesh: Mesh
-) -> Callable[[], Params] | None:
-  if not experiment.init_from:
+def _init_adapters(
+  experiment: Experiment, models: Models, mesh: Mesh
+) -> initial.Read | None:
+  """The function that reads the adapters to begin with, if there are any."""
+  lora, adapters = experiment.lora, models.adapters
+  if lora is None or adapters is None or not experiment.adapters_from:
     return None
-
-  def read() -> Params:
-    like = abstract_params(policy, mesh)
-    if hf.is_checkpoint(experiment.init_from):
-      hf_config.check_same(experiment.init_from, experiment.model)
-      return hf.load(experiment.init_from, experiment.model, like=like)
-    return restore_params(experiment.init_from, like=like)
-
-  return read
+  like = abstract_params(adapters, mesh)
+  return lambda: peft.load(
+    experiment.adapters_from, experiment.model, lora, like=like
+  )
 
 
 def main(options: flags.FlagValues) -> None:

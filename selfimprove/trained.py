@@ -11,9 +11,11 @@ from jax.sharding import Mesh
 from selfimprove import configuration
 from selfimprove.algorithms.base import StreamVerdict
 from selfimprove.experiment import Experiment
-from selfimprove.training.checkpoint import restore_params
-from selfimprove.training.state import abstract_params
-from selfimprove.types import Critic, Params, Policy
+from selfimprove.training import initial
+from selfimprove.training.checkpoint import read_extra, restore_params
+from selfimprove.training.stages import holds_reference
+from selfimprove.training.state import Models, abstract_params, joined
+from selfimprove.types import Adapters, Critic, Params, Policy
 
 _NAMES = {'critic_params': 'critic', 'ref_params': 'reference'}
 """Parts of a checkpoint, and what those who read streams call them."""
@@ -26,10 +28,11 @@ class Trained:
   Attributes:
     experiment: as its config describes it.
     policy: the model.
-    params: restored, laid out over `mesh`.
+    params: restored, laid out over `mesh`; adapters joined with their base.
     others: those of the `critic` and of the `reference` policy, where the run
       has them and its evaluation reads them.
     mesh: the devices that are here now.
+    adapters: of the policy, where they are what was trained; else `{}`.
   """
 
   experiment: Experiment
@@ -37,6 +40,7 @@ class Trained:
   params: Params
   others: Mapping[str, Params]
   mesh: Mesh
+  adapters: Params = dataclasses.field(default_factory=dict)
 
 
 def open_workdir(
@@ -67,26 +71,55 @@ def open_workdir(
     Experiment, files=[config], bindings=bindings
   )
   models, mesh = experiment.models(), experiment.mesh.make_or_replicate()
-  wanted: dict[str, Policy | Critic] = {'params': models.policy}
-  if isinstance(experiment.evaluation.reward, StreamVerdict):
-    needs = experiment.evaluation.reward.needs
-    if 'values' in needs and models.critic is not None:
-      wanted['critic_params'] = models.critic
-    if 'ref_logprobs' in needs:
-      wanted['ref_params'] = models.policy
+  folder = os.path.join(workdir, 'checkpoints')
   found = {
     part: restore_params(
-      os.path.join(workdir, 'checkpoints'),
-      step=step,
-      like=abstract_params(network, mesh),
-      part=part,
+      folder, step=step, like=abstract_params(network, mesh), part=part
     )
-    for part, network in wanted.items()
+    for part, network in _wanted(experiment, models).items()
   }
+  adapters = {}
+  if models.adapters is not None:
+    saved = read_extra(folder, step=step)
+    base = _base(experiment, models.policy, mesh, saved['base'])
+    adapters = found['params']
+    for part in ('params', 'ref_params'):
+      found[part] = joined(models, base, found.get(part, {}))
   return Trained(
     experiment=experiment,
     policy=models.policy,
     params=found.pop('params'),
     others={_NAMES[part]: params for part, params in found.items()},
     mesh=mesh,
+    adapters=adapters,
   )
+
+
+def _wanted(
+  experiment: Experiment, models: Models
+) -> dict[str, Policy | Critic | Adapters]:
+  """The parts of the state that are read, and what they are of."""
+  policy = models.adapters or models.policy
+  wanted: dict[str, Policy | Critic | Adapters] = {'params': policy}
+  if isinstance(experiment.evaluation.reward, StreamVerdict):
+    needs = experiment.evaluation.reward.needs
+    if 'values' in needs and models.critic is not None:
+      wanted['critic_params'] = models.critic
+    in_base = models.adapters and not holds_reference(experiment.stages, models)
+    if 'ref_logprobs' in needs and not in_base:
+      wanted['ref_params'] = policy
+  return wanted
+
+
+def _base(
+  experiment: Experiment, policy: Policy, mesh: Mesh, fingerprint: str
+) -> Params:
+  """The base beside which the adapters of a run were trained."""
+  base = initial.base_params(
+    policy,
+    mesh,
+    seed=experiment.seed,
+    read=initial.reader(experiment.init_from, experiment.model, policy, mesh),
+  )
+  initial.check_base(fingerprint, base)
+  return base

@@ -281,6 +281,21 @@ class Critic(NamedTuple):
   logical_axes: Callable[[], Any]
 
 
+class Adapters(NamedTuple):
+  """Few parameters that are trained in place of all of a policy's.
+
+  Attributes:
+    init: (key) -> adapters with which the policy is still its base.
+    join: (base, adapters) -> params of the policy; the arrays of the base are
+      handed on, not copied. Without adapters, `{}`, they are the base.
+    logical_axes: () -> tree of tuples of logical axis names, like adapters.
+  """
+
+  init: Callable[[jax.Array], Params]
+  join: Callable[[Params, Params], Params]
+  logical_axes: Callable[[], Any]
+
+
 def _declared(streams: Mapping[str, Any], name: str) -> Any:
   if name not in streams:
     raise KeyError(

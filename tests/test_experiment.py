@@ -9,6 +9,7 @@ import pytest
 
 from selfimprove.configuration import ConfigError
 from selfimprove.experiment import MeshShape
+from selfimprove.models.lora import LoRA
 from tests.conformance import built
 
 RLOO = 'gin_configs/algorithms/rloo.gin'
@@ -50,3 +51,16 @@ def test_a_mesh_that_does_not_fit_gives_way_to_replicas():
   assert dict(fits.shape) == {'data': 2, 'fsdp': 2, 'model': 2}
   other = MeshShape(data=1, fsdp=16).make_or_replicate()
   assert dict(other.shape) == {'data': 8, 'fsdp': 1, 'model': 1}
+
+
+def test_adapters_that_fit_nothing_are_refused_before_anything_is_read():
+  experiment = built.build(RLOO)
+  assert experiment.models().adapters is None
+  lora = LoRA(rank=2, alpha=1.0, targets='.*query')
+  adapted = dataclasses.replace(experiment, lora=lora)
+  assert adapted.models().adapters is not None
+  other = dataclasses.replace(lora, targets='.*q_proj')
+  with pytest.raises(ValueError, match=r'matches none of attention/key, '):
+    dataclasses.replace(experiment, lora=other)
+  with pytest.raises(ValueError, match='this run has no adapters'):
+    dataclasses.replace(experiment, adapters_from='somewhere')

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfimprove import export, train
+from selfimprove import evaluate, export, generate, train
 from selfimprove.models import hf, hf_config
 from selfimprove.models.transformer import make_policy
 from selfimprove.rollout.decode import Sampling
@@ -151,6 +151,92 @@ def test_what_cannot_be_exported_is_refused(trained, tmp_path):
   sentence = refusal(export, *flags, f'--source={other}')
   assert 'the model' in sentence
   assert not (tmp_path / 'new').exists()
+
+
+LORA = (
+  '--gin_file=gin_configs/models/lora.gin',
+  *bind(
+    'LORA_RANK = 4',
+    "LORA_TARGETS = 'attention/(query|value)|mlp/down'",
+    'LEARNING_RATE = 0.05',
+  ),
+)
+
+
+@pytest.fixture(scope='module')
+def adapted(trained, tmp_path_factory):
+  """A run of adapters of the same checkpoint."""
+  workdir = tmp_path_factory.mktemp('lora') / 'workdir'
+  flags = [*_flags(trained[0]), f'--workdir={workdir}']
+  at = flags.index(commands.JSONL)
+  commands.run(train, *flags[:at], *LORA, *flags[at:])
+  return trained[0], workdir
+
+
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+def test_adapters_say_the_same_merged_and_in_peft(adapted, tmp_path, capsys):
+  peft = pytest.importorskip('peft')
+  folder, workdir = adapted
+  flags = f'--workdir={workdir}', f'--output={tmp_path}/merged'
+  commands.run(export, *flags)
+  flags = f'--workdir={workdir}', f'--output={tmp_path}/adapters'
+  commands.run(export, *flags, '--adapters')
+  assert {path.name for path in (tmp_path / 'adapters').iterdir()} == {
+    'adapter_config.json',
+    'adapter_model.safetensors',
+  }
+  read = transformers.AutoModelForCausalLM.from_pretrained
+  tokens = torch.arange(2, 32).reshape(3, 10)
+  with torch.no_grad():
+    merged = read(tmp_path / 'merged').eval()(input_ids=tokens).logits
+    loaded = peft.PeftModel.from_pretrained(read(folder), tmp_path / 'adapters')
+    said = loaded.eval()(input_ids=tokens).logits
+    plain = read(folder).eval()(input_ids=tokens).logits
+  assert float((said - plain).abs().max()) > 0.05
+  assert float((said - merged).abs().max()) < 1e-4
+  opened = open_workdir(str(workdir))
+  positions = jnp.broadcast_to(jnp.arange(10)[None, :], (3, 10))
+  with jax.set_mesh(opened.mesh):
+    hidden, _ = jax.jit(opened.policy.apply)(
+      opened.params, jnp.asarray(tokens.numpy(), jnp.int32), positions
+    )
+    ours = opened.policy.unembed(opened.params, hidden)
+  np.testing.assert_allclose(ours, said.numpy(), atol=1e-4)
+
+
+def test_a_run_of_adapters_is_measured_and_answers(adapted, tmp_path, capsys):
+  _, workdir = adapted
+  path = tmp_path / 'measured.json'
+  flags = f'--workdir={workdir}', f'--output={path}'
+  commands.run(evaluate, *flags, '--samples=1', '--split=validation')
+  assert json.loads(path.read_text(encoding='utf-8'))
+  commands.run(generate, f'--workdir={workdir}', '--prompt=What is 1 plus 2?')
+  assert 'attempt 1' in capsys.readouterr().out
+
+
+def test_adapters_begin_another_run(adapted, tmp_path):
+  folder, workdir = adapted
+  adapters = tmp_path / 'adapters'
+  flags = f'--workdir={workdir}', f'--output={adapters}'
+  commands.run(export, *flags, '--adapters')
+  flags = [
+    *_flags(folder, f"experiment.Experiment.adapters_from = '{adapters}'"),
+    f'--workdir={tmp_path}/run',
+  ]
+  assert 'this run has no adapters' in refusal(train, *flags)
+  at = flags.index(commands.JSONL)
+  still = bind('LEARNING_RATE = 1e-12')
+  commands.run(train, *flags[:at], *LORA, *flags[at:], *still)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9),
+    open_workdir(f'{tmp_path}/run').adapters,
+    open_workdir(str(workdir)).adapters,
+  )
+
+
+def test_a_run_without_adapters_has_none_to_export(trained, tmp_path):
+  flags = f'--workdir={trained[1]}', f'--output={tmp_path}/new', '--adapters'
+  assert 'has no adapters; export it without' in refusal(export, *flags)
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):

@@ -15,6 +15,9 @@ from selfimprove import partitioning
 from selfimprove.models.attention import KeyValue, attend, rotate
 from selfimprove.models.config import TransformerConfig
 
+DOWN, UP = 'lora_a', 'lora_b'
+"""What stands beside a kernel that has a low-rank side path (`models.lora`)."""
+
 _ACTIVATIONS = {
   'silu': nn.silu,
   'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
@@ -59,7 +62,11 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-  """A linear map over the last axes, with named axes and perhaps a bias."""
+  """A linear map over the last axes, with named axes and perhaps a bias.
+
+  With a side path x A B among its parameters, that is added: the sum of both
+  matrices is never made, and no gradient of its size.
+  """
 
   config: TransformerConfig
   shape: tuple[int, ...]
@@ -78,6 +85,8 @@ class Projection(nn.Module):
     # kernel's gradient into transposed form first.
     flat = x.reshape(-1, math.prod(fan_in))
     out = flat @ kernel.astype(dtype).reshape(flat.shape[1], -1)
+    if self.has_variable('params', DOWN):
+      out = out + self._side_path(flat)
     out = out.reshape(*outer, *self.shape[self.inputs :])
     if self.use_bias:
       names = self.names[self.inputs :]
@@ -85,6 +94,13 @@ class Projection(nn.Module):
       bias: Any = self.param('bias', zeros, self.shape[self.inputs :], stored)
       out = out + bias.astype(dtype)[(None,) * (out.ndim - bias.ndim)]
     return out
+
+  def _side_path(self, flat: Float[Array, 'n i']) -> Float[Array, 'n o']:
+    down: Any = self.get_variable('params', DOWN)
+    up: Any = self.get_variable('params', UP)
+    rank = down.shape[-1]
+    narrow = flat @ down.astype(flat.dtype).reshape(-1, rank)
+    return narrow @ up.astype(flat.dtype).reshape(rank, -1)
 
 
 class Attention(nn.Module):

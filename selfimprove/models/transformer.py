@@ -15,6 +15,7 @@ from selfimprove import partitioning, types
 from selfimprove.models.attention import KeyValue
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.layers import Block, RMSNorm
+from selfimprove.models.lora import merge
 from selfimprove.types import Params, Policy
 
 
@@ -52,7 +53,7 @@ def make_policy(config: TransformerConfig) -> Policy:
     apply=functools.partial(_apply, config),
     unembed=functools.partial(_unembed, config),
     fork=functools.partial(_fork, config),
-    decode_params=functools.partial(_unstack_params, config),
+    decode_params=functools.partial(_decode_params, config),
     logical_axes=functools.partial(_logical_axes, config),
   )
 
@@ -250,6 +251,15 @@ def _unembed(
 def _unstack_params(config: TransformerConfig, params: Params) -> Params:
   """Parameters with `layers` a tuple of one tree per layer."""
   return {**params, 'layers': _unstack(params['layers'], config.num_layers)}
+
+
+def _decode_params(config: TransformerConfig, params: Params) -> Params:
+  """Parameters of one tree per layer, without side paths.
+
+  A layer is copied out of its stack anyway, so that adding the side path to it
+  costs no memory, and many small calls have less to do.
+  """
+  return merge(_unstack_params(config, params), dtype=config.dtype)
 
 
 def _unstack(tree: Any, length: int) -> tuple[Any, ...]:

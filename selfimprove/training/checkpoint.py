@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from selfimprove.models.layers import UP
 from selfimprove.training import state_tree
 
 _LEFTOVER = '.orbax-checkpoint-tmp-removed'
@@ -240,9 +241,37 @@ def restore_params(
     if like is None:
       like = state_tree.without_placement(saved[part])
     wanted = state_tree.to_abstract(like)
+    if _has_adapters(saved[part]) and not _has_adapters(wanted):
+      raise ValueError(
+        f'Checkpoint {where} holds LoRA adapters, without the parameters that '
+        'they belong to; export its run (python -m selfimprove.export) and '
+        'begin with that folder.'
+      )
     _check_fits(where, saved[part], wanted)
     read = _load(where, {'state': {part: wanted}})
   return state_tree.from_named(read['state'][part], like)
+
+
+def read_extra(
+  path: str | os.PathLike[str], *, step: int | None = None
+) -> dict[str, Any]:
+  """What was saved beside the state of a checkpoint.
+
+  Changes nothing on disk.
+
+  Args:
+    path: a store, or the directory of one step in it.
+    step: which checkpoint of a store; None for the newest.
+
+  Returns:
+    The `extra` of `CheckpointStore.save`.
+
+  Raises:
+    FileNotFoundError: there is no such checkpoint.
+  """
+  where = step_path(path, step=step)
+  with _context(partial=True):
+    return _load(where, {'extra': None})['extra']
 
 
 def step_path(path: str | os.PathLike[str], *, step: int | None = None) -> str:
@@ -352,6 +381,11 @@ def _check_fits(path: str, saved: Any, wanted: Any) -> None:
       f'Checkpoint {path} does not fit this run: {difference}; use the '
       'configuration it was written with, or start in another directory.'
     )
+
+
+def _has_adapters(tree: Any) -> bool:
+  """Whether arrays of a low-rank side path are among the leaves."""
+  return any(path[-1].key == UP for path, _ in jax.tree.leaves_with_path(tree))
 
 
 def _checked_json(extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -210,7 +210,10 @@ def _retry(
   key = jax.random.fold_in(stream_key(state.seed, 'retry'), state.step)
   retry = collect.retry_of(algorithm)
   return retry.rollout(
-    models.policy, steps.sampled_params(algorithm, state), prompts, key
+    models.policy,
+    steps.sampled_params(models, algorithm, state),
+    prompts,
+    key,
   )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
-from selfimprove.training import collect, collecting, programs
+from selfimprove.training import collect, collecting, initial, programs
 from selfimprove.training.checkpoint import CheckpointStore
 from selfimprove.training.conditions import metric_names
 from selfimprove.training.detectors import Monitor
@@ -19,13 +19,14 @@ from selfimprove.training.finite import check_finite
 from selfimprove.training.metrics import MetricsWriter, to_scalars
 from selfimprove.training.progress import Progress
 from selfimprove.training.signals import StopRequest
-from selfimprove.training.stages import Cursor, Stage, needs_reference
+from selfimprove.training.stages import Cursor, Stage, holds_reference
 from selfimprove.training.state import (
   Models,
   TrainState,
   abstract_state,
   init_optimizer,
   init_state,
+  policy_params,
 )
 from selfimprove.training.step import trained
 from selfimprove.training.timing import PhaseTimers
@@ -81,6 +82,7 @@ class Run:
     stop: whether somebody asked the run to stop.
     timers: seconds per phase.
     data: what tells the training problems from others; JSON.
+    base: what tells the base of adapters from others; `train` finds it.
     warned: metrics that are known to be missing.
   """
 
@@ -99,11 +101,15 @@ class Run:
   stop: StopRequest
   timers: PhaseTimers
   data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  base: str | None = None
   warned: set[str] = dataclasses.field(default_factory=set)
 
 
 def train(
-  run: Run, *, init_params: Callable[[], Params] | None = None
+  run: Run,
+  *,
+  init_params: initial.Read | None = None,
+  init_adapters: initial.Read | None = None,
 ) -> TrainState:
   """The state at the end of the stages, or where the run was asked to stop.
 
@@ -113,7 +119,9 @@ def train(
   Args:
     run: what to work with.
     init_params: gives the parameters to begin with, and is not called by a run
-      that goes on; None initialises them from the seed.
+      that goes on, unless they are the base of adapters; None initialises them
+      from the seed.
+    init_adapters: gives adapters to begin with; None likewise.
 
   Returns:
     The last state, which has been saved.
@@ -121,12 +129,12 @@ def train(
   Raises:
     NonFiniteError: a loss term or gradient was not finite.
     StoppedByDetectorError: a failure detector said so.
-    ValueError: the checkpoint was trained on other problems, or a stage waits
-      for a metric that no evaluation shows it.
+    ValueError: the checkpoint was trained on other problems or beside another
+      base, or a stage waits for a metric that no evaluation shows it.
   """
   _check_conditions(run)
   with jax.set_mesh(run.mesh):
-    state, cursor = _begin(run, init_params)
+    run, state, cursor = _begin(run, init_params, init_adapters)
     if cursor.stage == len(run.stages):
       run.progress.say(
         f'This run is already done, at step {int(state.step)}; nothing is left '
@@ -156,26 +164,38 @@ def _check_conditions(run: Run) -> None:
 
 
 def _begin(
-  run: Run, init_params: Callable[[], Params] | None
-) -> tuple[TrainState, Cursor]:
+  run: Run, init_params: initial.Read | None, init_adapters: initial.Read | None
+) -> tuple[Run, TrainState, Cursor]:
   """The newest checkpoint, or the state before the first step."""
   latest = run.store.latest_step()
+  extra: dict[str, Any] = {}
+  if latest is not None:
+    extra = run.store.read_extra(latest)
+    _check_data(run, extra.get('data', {}))
+  base = None
+  if run.models.adapters is not None:
+    base = initial.base_params(
+      run.models.policy, run.mesh, seed=run.seed, read=init_params
+    )
+    found = initial.check_base(extra.get('base'), base)
+    run = dataclasses.replace(run, base=found)
   if latest is None:
     run.writer.resume(-1)
-    return _fresh_state(run, init_params and init_params()), Cursor()
-  extra = run.store.read_extra(latest)
-  _check_data(run, extra.get('data', {}))
+    params = init_params() if base is None and init_params else base
+    state = _fresh_state(run, params, init_adapters and init_adapters())
+    return run, state, Cursor()
   cursor = Cursor(**extra['cursor'])
   stage = run.stages[min(cursor.stage, len(run.stages) - 1)]
   if cursor.stage and not cursor.stage_step:
     # The optimizer that was saved is that of the stage which had just ended.
     stage = run.stages[cursor.stage - 1]
-  like = _like(run, stage)
+  like = dataclasses.replace(_like(run, stage), frozen={})
   state, _ = run.store.restore(latest, like)
+  state = dataclasses.replace(state, frozen=base or {})
   run.monitor.load(extra['monitor'])
   run.writer.resume(latest)
   run.progress.say(f'Resumed from the checkpoint of step {latest}.')
-  return state, cursor
+  return run, state, cursor
 
 
 def _check_data(run: Run, before: Mapping[str, Any]) -> None:
@@ -191,25 +211,34 @@ def _check_data(run: Run, before: Mapping[str, Any]) -> None:
     )
 
 
-def _fresh_state(run: Run, init_params: Params | None) -> TrainState:
+def _fresh_state(
+  run: Run, init_params: Params | None, init_adapters: Params | None = None
+) -> TrainState:
   """The state before the first step, laid out over the mesh."""
   first = run.stages[0]
-  like = dataclasses.replace(_like(run, first), buffer={})
+  like = dataclasses.replace(_like(run, first), buffer={}, frozen={})
 
-  def make(params: Params | None) -> TrainState:
-    return init_state(
+  def make(params: Params | None, adapters: Params | None) -> TrainState:
+    state = init_state(
       run.models,
       first.optimizers,
       seed=run.seed,
       params=params,
-      with_reference=needs_reference(run.stages),
+      adapters=adapters,
+      with_reference=holds_reference(run.stages, run.models),
     )
+    return dataclasses.replace(state, frozen={})
 
   shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+  compiled = jax.jit(make, out_shardings=shardings)
+  if run.models.adapters is not None:
+    # The base stays where it is: what goes through a program is copied.
+    state = compiled(init_params, init_adapters)
+    return dataclasses.replace(state, frozen=init_params)
   if init_params is not None:
     # They come from a checkpoint, on one device perhaps.
     init_params = jax.device_put(init_params, shardings.params)
-  return jax.jit(make, out_shardings=shardings)(init_params)
+  return compiled(init_params, None)
 
 
 def _run_stage(
@@ -242,7 +271,8 @@ def _enter(run: Run, stage: Stage, state: TrainState) -> TrainState:
   like = _like(run, stage)
   buffer = {} if like.buffer == {} else collect.empty(like.buffer)
   shardings = jax.tree.map(
-    lambda leaf: leaf.sharding, dataclasses.replace(like, buffer={})
+    lambda leaf: leaf.sharding,
+    dataclasses.replace(like, buffer={}, frozen={}),
   )
 
   def enter(state: TrainState) -> TrainState:
@@ -254,11 +284,12 @@ def _enter(run: Run, stage: Stage, state: TrainState) -> TrainState:
       ),
     )
 
-  if needs_reference(run.stages):
+  if holds_reference(run.stages, run.models):
     state = dataclasses.replace(state, ref_params=stage.reference(state))
-  state = dataclasses.replace(state, buffer={})
+  frozen = state.frozen
+  state = dataclasses.replace(state, buffer={}, frozen={})
   state = jax.jit(enter, out_shardings=shardings)(state)
-  return dataclasses.replace(state, buffer=buffer)
+  return dataclasses.replace(state, buffer=buffer, frozen=frozen)
 
 
 def _like(run: Run, stage: Stage) -> TrainState:
@@ -267,14 +298,14 @@ def _like(run: Run, stage: Stage) -> TrainState:
     run.models,
     stage.optimizers,
     run.mesh,
-    with_reference=needs_reference(run.stages),
+    with_reference=holds_reference(run.stages, run.models),
   )
   if stage.algorithm.collect is None:
     return like
   buffer = collect.abstract_buffer(
     run.models.policy,
     stage.algorithm,
-    like.params,
+    jax.eval_shape(functools.partial(policy_params, run.models), like),
     run.batch(stage, 0),
     run.mesh,
   )
@@ -368,12 +399,14 @@ def _warn_of_missing(run: Run, stage: Stage, seen: Mapping[str, float]) -> None:
 def _save(
   run: Run, state: TrainState, cursor: Cursor, measured: Mapping[str, float]
 ) -> None:
-  """Starts to write a checkpoint."""
+  """Starts to write a checkpoint; the base of adapters is not in it."""
+  named = {} if run.base is None else {'base': run.base}
   with run.timers.phase('checkpoint'):
     run.store.save(
       int(state.step),
-      state,
+      dataclasses.replace(state, frozen={}),
       extra={
+        **named,
         'cursor': dataclasses.asdict(cursor),
         'monitor': run.monitor.state(),
         'data': dict(run.data),

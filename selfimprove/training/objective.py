@@ -16,7 +16,7 @@ from selfimprove.algorithms.terms import check_terms
 from selfimprove.ops import masks
 from selfimprove.training.microbatches import split
 from selfimprove.training.score import score, values
-from selfimprove.training.state import Models
+from selfimprove.training.state import Models, joined
 from selfimprove.types import (
   Estimate,
   Experience,
@@ -55,6 +55,7 @@ def value_and_grad(
   *,
   microbatches: int,
   packed_rows: int = 0,
+  frozen: Params | None = None,
 ) -> tuple[Metrics, dict[str, Params]]:
   """Loss metrics and the gradient of the loss, exact for any micro-batching.
 
@@ -66,11 +67,12 @@ def value_and_grad(
     algorithm: its terms and needs.
     params: where the gradient is taken: of `policy` and of `critic`, where
       they are trained.
-    ref_params: the reference policy.
+    ref_params: the reference policy, base and adapters joined.
     samples: the batch; its prompts are divided over the micro-batches.
     microbatches: how many; divides the number of prompts.
     packed_rows: rows into which the samples of a group are packed while the
       networks read them; 0 for a row each.
+    frozen: base of the policy where `params` has its adapters.
 
   Returns:
     Metrics `loss/total` and `loss/<term>`, and the gradient.
@@ -85,8 +87,11 @@ def value_and_grad(
   def loss(
     params: Mapping[str, Params], part: Credited
   ) -> tuple[Array, Metrics]:
+    networks = dict(params)
+    if 'policy' in params:
+      networks['policy'] = joined(models, frozen, params['policy'])
     scores = _scores(
-      models, algorithm, params, ref_params, part.rollout, packed_rows
+      models, algorithm, networks, ref_params, part.rollout, packed_rows
     )
     total, metrics = _loss(algorithm, part, scores, counts)
     if 'policy' in params:

@@ -12,7 +12,7 @@ import optax
 
 from selfimprove.algorithms.base import Algorithm
 from selfimprove.training.conditions import Condition
-from selfimprove.training.state import Optimizers, TrainState
+from selfimprove.training.state import Models, Optimizers, TrainState
 from selfimprove.training.step import Plan
 from selfimprove.types import Params
 
@@ -207,6 +207,25 @@ def needs_reference(stages: Sequence[Stage]) -> bool:
     return True
   needs = {name for stage in stages for name in stage.algorithm.needs}
   return bool(needs & {'ref_logprobs', 'exact_kl'})
+
+
+def holds_reference(stages: Sequence[Stage], models: Models) -> bool:
+  """Whether the state of a run has parameters for its reference policy.
+
+  Adapters are measured against their base, which is there anyway, until a
+  stage takes another reference; of that the adapters are kept.
+
+  Args:
+    stages: of the run.
+    models: its networks.
+
+  Returns:
+    True if there is a reference that is not the base of adapters.
+  """
+  if not needs_reference(stages):
+    return False
+  moves = any(stage.reference is not keep_reference for stage in stages)
+  return models.adapters is None or moves
 
 
 def needs_critic(stages: Sequence[Stage]) -> bool:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, UInt32
 
 from selfimprove import partitioning, types
 from selfimprove.ops.keys import named_key
-from selfimprove.types import Critic, Params, Policy
+from selfimprove.types import Adapters, Critic, Params, Policy
 
 
 class Models(NamedTuple):
@@ -22,10 +22,12 @@ class Models(NamedTuple):
   Attributes:
     policy: the language model.
     critic: the value function or reward model; None if no stage needs one.
+    adapters: what is trained of the policy; None if that is all of it.
   """
 
   policy: Policy
   critic: Critic | None = None
+  adapters: Adapters | None = None
 
 
 class Optimizers(NamedTuple):
@@ -42,14 +44,18 @@ class Optimizers(NamedTuple):
 
 @types.record
 class TrainState:
-  """The state of training; a pytree that checkpoints hold whole.
+  """The state of training; a pytree that checkpoints hold but for `frozen`.
 
   Attributes:
     step: updates done, over all stages.
     position: prompts consumed, over all stages.
-    params: of the policy being trained.
+    params: of the policy being trained; with adapters those alone
+      (`policy_params` has all).
     opt_state: of the current stage's optimizer; an empty tree if it has none.
-    ref_params: of the reference policy; an empty tree if no stage needs one.
+    ref_params: of the reference policy, like `params`; an empty tree if no
+      stage needs one, or if with adapters it is their base.
+    frozen: the base of adapters, which a run that goes on reads from where it
+      came from; an empty tree if all parameters are trained.
     critic_params: of the critic; an empty tree if no stage needs one.
     critic_opt_state: of the optimizer of the critic.
     buffer: judged groups that wait for a step (`collect.Buffer`); an empty tree
@@ -62,6 +68,7 @@ class TrainState:
   params: Params
   opt_state: Any
   ref_params: Params
+  frozen: Params
   critic_params: Params
   critic_opt_state: Any
   buffer: Any
@@ -75,6 +82,7 @@ def init_state(
   seed: int,
   with_reference: object,
   params: Params | None = None,
+  adapters: Params | None = None,
 ) -> TrainState:
   """The state before the first step.
 
@@ -82,12 +90,13 @@ def init_state(
     models: whose parameters are initialised.
     optimizers: of the first stage.
     seed: of the run.
-    with_reference: whether any stage compares with a reference policy.
+    with_reference: whether it holds parameters of a reference policy.
     params: of the policy to begin with; None initialises them from the seed.
+    adapters: to begin with, where `models` has adapters; None likewise.
 
   Returns:
-    State with the reference equal to the initial policy, and a critic whose
-    trunk is that of the initial policy where it has the same shape.
+    State with the reference equal to the initial policy, without `adapters`,
+    and a critic whose trunk is theirs where it has the same shape.
   """
   key = jax.random.key(seed)
   if params is None:
@@ -97,17 +106,65 @@ def init_state(
     critic_params = _init_critic(
       models.critic, params, named_key(key, 'critic')
     )
+  frozen, reference = {}, params
+  if models.adapters is not None:
+    reference = models.adapters.init(named_key(key, 'adapters'))
+    frozen, params = params, reference if adapters is None else adapters
   return TrainState(
     step=jnp.int32(0),
     position=jnp.int32(0),
     params=params,
     opt_state=init_optimizer(optimizers.policy, params),
-    ref_params=jax.tree.map(jnp.copy, params) if with_reference else {},
+    ref_params=jax.tree.map(jnp.copy, reference) if with_reference else {},
+    frozen=frozen,
     critic_params=critic_params,
     critic_opt_state=init_optimizer(optimizers.critic, critic_params),
     buffer={},
     seed=jax.random.key_data(key),
   )
+
+
+def joined(models: Models, frozen: Params, params: Params) -> Params:
+  """The parameters of a policy of which perhaps only adapters are trained.
+
+  Args:
+    models: say whether there are adapters.
+    frozen: their base.
+    params: adapters, `{}` for none; else all parameters.
+
+  Returns:
+    Parameters for the functions of `models.policy`.
+  """
+  if models.adapters is None:
+    return params
+  return models.adapters.join(frozen, params)
+
+
+def policy_params(models: Models, state: TrainState) -> Params:
+  """The parameters of the policy being trained.
+
+  Args:
+    models: the networks.
+    state: of the run.
+
+  Returns:
+    Parameters for the functions of `models.policy`.
+  """
+  return joined(models, state.frozen, state.params)
+
+
+def reference_params(models: Models, state: TrainState) -> Params:
+  """The parameters of the reference policy.
+
+  Args:
+    models: the networks.
+    state: of the run.
+
+  Returns:
+    Parameters for the functions of `models.policy`; with adapters their base
+    itself, if no stage has taken another.
+  """
+  return joined(models, state.frozen, state.ref_params)
 
 
 def init_optimizer(
@@ -135,11 +192,11 @@ def _init_critic(critic: Critic, params: Params, key: jax.Array) -> Params:
   return made
 
 
-def abstract_params(policy: Policy | Critic, mesh: Mesh) -> Params:
+def abstract_params(policy: Policy | Critic | Adapters, mesh: Mesh) -> Params:
   """Shapes, dtypes and shardings of a network's parameters.
 
   Args:
-    policy: whose parameters, or a critic.
+    policy: whose parameters, or a critic, or adapters.
     mesh: where they live.
 
   Returns:
@@ -170,7 +227,7 @@ def abstract_state(
     models: the networks.
     optimizers: of the stage.
     mesh: where the state lives.
-    with_reference: whether it holds reference parameters.
+    with_reference: whether it holds parameters of a reference policy.
 
   Returns:
     A `TrainState` of `jax.ShapeDtypeStruct`s.
@@ -181,8 +238,12 @@ def abstract_state(
     )
   )
   whole = partitioning.replicated(mesh)
-  axes = models.policy.logical_axes()
+  axes = (models.adapters or models.policy).logical_axes()
   of_params = partitioning.shardings(axes, shapes.params, mesh)
+  of_frozen: Any = {}
+  if models.adapters is not None:
+    axes = models.policy.logical_axes()
+    of_frozen = partitioning.shardings(axes, shapes.frozen, mesh)
   of_critic: Any = {}
   if models.critic is not None:
     axes = models.critic.logical_axes()
@@ -194,6 +255,7 @@ def abstract_state(
       optimizers.policy, shapes.opt_state, of_params, whole
     ),
     ref_params=of_params if with_reference else {},
+    frozen=of_frozen,
     critic_params=of_critic,
     critic_opt_state=_like_params(
       optimizers.critic, shapes.critic_opt_state, of_critic, whole

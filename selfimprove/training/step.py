@@ -19,6 +19,8 @@ from selfimprove.training.state import (
   Models,
   Optimizers,
   TrainState,
+  policy_params,
+  reference_params,
   stream_key,
 )
 from selfimprove.types import Metrics, Params, Prompts, Rollout
@@ -61,22 +63,25 @@ def sample(
     `p * group_size` samples.
   """
   key = jax.random.fold_in(stream_key(state.seed, 'rollout'), state.step)
-  params = sampled_params(algorithm, state)
+  params = sampled_params(models, algorithm, state)
   return algorithm.rollout(models.policy, params, prompts, key)
 
 
-def sampled_params(algorithm: Algorithm, state: TrainState) -> Params:
+def sampled_params(
+  models: Models, algorithm: Algorithm, state: TrainState
+) -> Params:
   """The parameters that samples are drawn with.
 
   Args:
+    models: the networks.
     algorithm: says whose samples it learns from.
     state: of the run.
 
   Returns:
     Those of the policy or of the reference.
   """
-  whose = {'policy': state.params, 'reference': state.ref_params}
-  return whose[algorithm.samples_of]
+  whose = {'policy': policy_params, 'reference': reference_params}
+  return whose[algorithm.samples_of](models, state)
 
 
 def learn(
@@ -206,7 +211,7 @@ def consume(state: TrainState, count: int) -> TrainState:
 
 
 def trained(state: TrainState, optimizers: Optimizers) -> dict[str, Params]:
-  """The parameters that a stage trains.
+  """The parameters that a stage trains; of a policy perhaps its adapters.
 
   Args:
     state: of the run.
@@ -240,8 +245,11 @@ def _credited(
     names.remove('old_logprobs')
   found: dict[str, Array] = streams.before_update(
     models,
-    {'policy': state.params, 'critic': state.critic_params},
-    state.ref_params,
+    {
+      'policy': policy_params(models, state),
+      'critic': state.critic_params,
+    },
+    reference_params(models, state),
     rollout,
     names=names,
     parts=plan.minibatches * plan.microbatches,
@@ -309,8 +317,9 @@ def _update(
     models,
     algorithm,
     trained(state, optimizers),
-    state.ref_params,
+    reference_params(models, state),
     samples,
+    frozen=state.frozen,
     microbatches=plan.microbatches,
     packed_rows=plan.packed_rows,
   )

@@ -70,7 +70,7 @@ def _begin(tmp_path, stage):
   """A state with an empty buffer, and the step of the stage."""
   made = tiny.run(tmp_path, [stage])
   with jax.set_mesh(made.run.mesh):
-    state, _ = loop._begin(made.run, None)
+    _, state, _ = loop._begin(made.run, None, None)
     state = loop._enter(made.run, stage, state)
   build = programs.Build(
     models=made.run.models,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,3 +86,22 @@ def test_a_leaf_that_one_side_lacks_is_a_difference():
 def test_equal_trees_have_no_difference():
   named = state_tree.to_named(_state())
   assert state_tree.first_difference(named, named) is None
+
+
+def test_a_fingerprint_is_of_values_places_and_names_but_not_of_layout():
+  x = jax.random.normal(jax.random.key(0), (8, 4))
+  tree = {'a': x, 'b': x[0].astype(jnp.bfloat16)}
+  first = state_tree.fingerprint(tree)
+  assert re.fullmatch('[0-9a-f]{16}', first)
+  mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ('rows',))
+  there = jax.device_put(x, jax.NamedSharding(mesh, jax.P('rows')))
+  assert state_tree.fingerprint({**tree, 'a': there}) == first
+  others = (
+    {**tree, 'a': x.at[3, 1].add(1e-6)},
+    {**tree, 'a': x[::-1]},
+    {**tree, 'a': x.reshape(4, 8)},
+    {'a': x, 'c': tree['b']},
+    {**tree, 'b': tree['b'].astype(jnp.float32)},
+  )
+  found = {state_tree.fingerprint(other) for other in others}
+  assert len(found | {first}) == 6
