@@ -150,6 +150,7 @@ class _Launcher:
       os.waitpid(guard, 0)
     except BaseException as error:
       _report(leash, {'failed': roles.told(error)})
+    leash.close()  # All of the box is gone; many files may take a while.
     if not self._namespaces:
       shutil.rmtree(scratch, ignore_errors=True)
     os._exit(0)

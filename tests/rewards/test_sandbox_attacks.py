@@ -127,10 +127,19 @@ def test_the_tests_of_these_programs_can_be_passed(verifiers):
   assert verifier('def f(x): return x * x', _SQUARES) == 1.0
 
 
+def _is_root_in_a_box():
+  """Root that may not change the user, as in some containers."""
+  _level_or_skip('namespaces')
+  user = sandbox._inspected('namespaces')['user']
+  return os.geteuid() == 0 and user == 65534
+
+
 @pytest.mark.parametrize('name', hostile.ESCAPES)
 def test_nothing_is_reached_by_one_that(name, verifiers, tmp_path):
   canary = tmp_path / 'canary'
   canary.write_text('from the host')
+  if 'threads' in name and _is_root_in_a_box():
+    pytest.skip('the kernel does not count the threads of root')
   program = f'CANARY = {str(canary)!r}\n{hostile.ESCAPES[name]}'
   limits = Limits(
     wall_seconds=10.0,
@@ -194,13 +203,14 @@ def test_nothing_is_won_at_another_level_by(name, level, verifiers):
 
 
 # Not promised: by `limits` to hide files or to bound the scratch folder, by
-# bubblewrap to bound the number of its files; threads where root stays root.
+# bubblewrap to bound the number of its files; threads where the user is shared.
 _NOT_PROMISED = {
   'limits': {
     'reads files of the host',
     'leaves by links',
     'writes elsewhere',
     'fills its disk',
+    'starts threads without end',
   },
   'bubblewrap': {'fills its disk', 'starts threads without end'},
 }
