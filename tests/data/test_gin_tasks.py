@@ -18,6 +18,7 @@ HEAD = (
 )
 BINDINGS = (
   'test_gin_tasks.consumer.task = %TASK\n'
+  'test_gin_tasks.consumer.prompt_form = %PROMPT_FORM\n'
   'test_gin_tasks.consumer.vocabulary = %VOCABULARY\n'
   'test_gin_tasks.consumer.reward = %REWARD\n'
   'test_gin_tasks.consumer.attempt_tokens = %ATTEMPT_TOKENS\n'
@@ -28,8 +29,18 @@ BINDINGS = (
 )
 
 
-def consumer(*, task, vocabulary, instruction, reward, attempt_tokens, eos_ids):
+def consumer(
+  *,
+  task,
+  prompt_form,
+  vocabulary,
+  instruction,
+  reward,
+  attempt_tokens,
+  eos_ids,
+):
   """Stands for an entry point that is given all that a task file defines."""
+  assert prompt_form is None
   # An answer that fits the table must also fit an attempt, with its EOS.
   assert attempt_tokens == task.max_answer_tokens + 1
   assert type(reward).__name__ == 'ExactMatch'
