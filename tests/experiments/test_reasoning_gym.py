@@ -39,14 +39,14 @@ def test_a_file_without_these_lines_is_refused():
 
 @pytest.fixture
 def seen(monkeypatch):
-  """What was to be trained; each run gets to step 600."""
+  """What was to be trained; each run gets to step 1000."""
   runs = []
 
   def start(experiment, folder):
     runs.append((experiment, folder))
-    end = pathlib.Path(folder, 'checkpoints', '600')
+    end = pathlib.Path(folder, 'checkpoints', '1000')
     end.mkdir(parents=True, exist_ok=True)
-    return types.SimpleNamespace(step=600)
+    return types.SimpleNamespace(step=1000)
 
   monkeypatch.setattr(arms.train, 'start', start)
   monkeypatch.setattr(arms, '_measure', lambda folder, **how: how)
@@ -57,7 +57,7 @@ def test_the_arms_begin_where_supervised_training_ended(seen, tmp_path):
   for arm in arms.ARMS:
     arms.run(str(tmp_path), arm=arm, seed=3, bindings=SMALL)
   begins = [experiment.init_from for experiment, _ in seen]
-  end = str(tmp_path / 'sft' / 'checkpoints' / '600')
+  end = str(tmp_path / 'sft' / 'checkpoints' / '1000')
   assert begins == ['', end, end]
   assert [experiment.seed for experiment, _ in seen] == [3, 3, 3]
   kinds = [
@@ -68,8 +68,8 @@ def test_the_arms_begin_where_supervised_training_ended(seen, tmp_path):
 
 
 def test_an_interrupted_arm_is_not_measured(seen, tmp_path):
-  with pytest.raises(SystemExit, match='at step 600 of 601; the same'):
-    arms.run(str(tmp_path), arm='sft', seed=3, bindings=('STEPS = 601',))
+  with pytest.raises(SystemExit, match='at step 1000 of 1001; the same'):
+    arms.run(str(tmp_path), arm='sft', seed=3, bindings=('STEPS = 1001',))
 
 
 def test_the_table_has_means_and_errors_over_seeds():
