@@ -8,6 +8,9 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+from jaxtyping import Int
+
 from selfimprove.data import pipeline
 from selfimprove.data.rows import Row
 from selfimprove.data.shares import Share
@@ -87,6 +90,19 @@ class Filtered:
   def field(self) -> str:
     """Of the rows of a mixture, that names their task; else empty."""
     return getattr(self.task, 'field', '')
+
+  def prompt_ids(
+    self, texts: Sequence[str]
+  ) -> list[Int[np.ndarray, 'tokens'] | ValueError]:
+    """What the model reads of prompts.
+
+    Args:
+      texts: prompts as they are in the rows.
+
+    Returns:
+      For each its ids, or why it has none.
+    """
+    return self.task.prompt_ids(texts)
 
   def read(self, split: str) -> tuple[tuple[Row, ...], dict[str, int]]:
     """The problems that are kept, in the order of the task.

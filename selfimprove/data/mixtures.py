@@ -7,6 +7,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from selfimprove.data.rows import Row
 from selfimprove.data.shares import Share, whole_rates
 from selfimprove.data.tensorflow_host import seqio
@@ -90,6 +93,19 @@ class Mixture:
     """Names of the splits of which some task has rows."""
     every = [split for task in self.tasks.values() for split in task.splits]
     return tuple(s for s in dict.fromkeys(every) if self._parts(s))
+
+  def prompt_ids(
+    self, texts: Sequence[str]
+  ) -> list[Int[np.ndarray, 'tokens'] | ValueError]:
+    """What the model reads of prompts, as its first task shows them.
+
+    Args:
+      texts: prompts as they are in the rows.
+
+    Returns:
+      For each its ids, or why it has none.
+    """
+    return next(iter(self.tasks.values())).prompt_ids(texts)
 
   def read(self, split: str) -> tuple[tuple[Row, ...], dict[str, int]]:
     """All problems of a split, task by task in their order.

@@ -15,7 +15,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from selfimprove.data import catalogue, rows, sources
+from selfimprove.data import catalogue, chat, rows, sources
 from selfimprove.data.catalogue import DataSet, Layout
 from selfimprove.data.examples import FIELDS_JSON
 from selfimprove.data.json_lines import Fields
@@ -37,6 +37,7 @@ def task(
   template: str = '{prompt}',
   held_out: float = 1 / 24,
   extra_tokens: Mapping[str, int] = types.MappingProxyType({}),
+  prompt_form: chat.PromptForm | None = None,
   on_bad_row: rows.OnBadRow = rows.refuse,
 ) -> TextTask:
   """A published data set, read from files at the first `read`.
@@ -61,6 +62,8 @@ def task(
       where the authors give no such split; in (0, 0.5).
     extra_tokens: further text fields that rollouts read, and the most tokens
       that each may have.
+    prompt_form: how a prompt becomes what the model reads, such as
+      `chat.ChatPrompts`; None for its text alone.
     on_bad_row: `rows.refuse` stops with one sentence; `rows.drop` leaves the
       row out and counts it in `Table.dropped`.
 
@@ -93,6 +96,7 @@ def task(
     max_prompt_tokens=max_prompt_tokens,
     max_answer_tokens=max_answer_tokens,
     extra_tokens=extra_tokens,
+    prompt_form=prompt_form,
     on_bad_row=on_bad_row,
     dropped=problems.dropped,
   )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, SupportsIndex
 
 import numpy as np
 
 from selfimprove.data.pipeline import PromptStream, Table
+from selfimprove.data.shares import Share
 from selfimprove.types import Prompts
 
 Keep = Callable[[Mapping[str, Any]], bool]
@@ -88,13 +89,22 @@ class SelectedStream:
 
 
 def _subset(table: Table, rows: np.ndarray) -> Table:
-  # As `head` makes them, they come once each.
   return dataclasses.replace(
-    table.head(len(table)),
+    table,
     fields=tuple(table.fields[i] for i in rows.tolist()),
     prompt_ids=table.prompt_ids[rows],
     prompt_mask=table.prompt_mask[rows],
     answer_ids=table.answer_ids[rows],
     answer_mask=table.answer_mask[rows],
     extra={k: (i[rows], m[rows]) for k, (i, m) in table.extra.items()},
+    shares=tuple(_shares(table, rows)),
   )
+
+
+def _shares(table: Table, rows: np.ndarray) -> Iterator[Share]:
+  """The shares of a mixture, of the rows that were chosen in their order."""
+  for share in table.shares:
+    ends = (share.start, share.start + share.rows)
+    start, end = np.searchsorted(rows, ends).tolist()
+    if start < end:
+      yield share._replace(start=start, rows=end - start)

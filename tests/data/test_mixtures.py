@@ -11,6 +11,7 @@ from selfimprove.data import (
   mixtures,
   pipeline,
   rows,
+  selection,
   shares,
   tasks,
   vocabularies,
@@ -146,6 +147,33 @@ def test_one_source_alone_has_the_order_of_its_task(jsonl):
     np.testing.assert_array_equal(
       alone.batch(position).example_id, mixed.batch(position).example_id
     )
+
+
+def test_a_stage_that_chooses_problems_keeps_the_rates(jsonl):
+  task = mixtures.mixture(
+    tasks={'a': jsonl('a', 9), 'b': jsonl('b', 12)}, rates={'a': 1, 'b': 3}
+  )
+  batches = selection.SelectedStream(
+    pipeline.load(task, 'train'),
+    keep=lambda fields: int(fields['answer']) % 2 == 0,
+    prompts_per_step=4,
+  )
+  seen = []
+  for i in range(20):
+    ids = batches.batch(4 * i).example_id
+    seen += batches.table.references(ids)
+  for start in range(0, 80, 4):
+    names = [row['source'] for row in seen[start : start + 4]]
+    assert (names.count('a'), names.count('b')) == (1, 3)
+  assert {int(row['answer']) % 2 for row in seen} == {0}
+  assert len({row['prompt'] for row in seen}) == 5 + 6
+
+
+def test_a_prompt_of_ones_own_is_read_as_those_of_the_task(jsonl):
+  plain, texts = jsonl('a', 9), ['x', 'yz']
+  task = filters.filtered(task=mixtures.mixture(tasks={'a': plain}), filters=[])
+  for one, other in zip(task.prompt_ids(texts), plain.prompt_ids(texts)):
+    np.testing.assert_array_equal(one, other)
 
 
 def test_a_rate_of_zero_leaves_a_task_to_the_held_out_splits(jsonl):

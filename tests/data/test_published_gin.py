@@ -14,6 +14,7 @@ HEAD = (
   'from __gin__ import dynamic_registration\n'
   'from selfimprove.data import vocabularies\n'
   'from tests.data import test_published_gin\n'
+  'PROMPT_FORM = None\n'  # As in base.gin.
 )
 BINDINGS = (
   'test_published_gin.consumer.task = %TASK\n'

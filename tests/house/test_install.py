@@ -56,8 +56,7 @@ def test_what_the_library_imports_is_declared_and_the_reverse():
     for distribution in _distributions(module)
   }
   assert imported - declared - optional == set()
-  # seqio reads its sources through it, and tasks name them as strings.
-  assert declared - imported == {'tensorflow-datasets'}
+  assert declared - imported == set()
 
 
 def _imports(path) -> set[str]:
