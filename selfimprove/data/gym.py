@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import sys
 from collections import abc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from selfimprove.data import gym_process, rows, tasks, vocabularies
+from selfimprove.data import chat, gym_process, rows, tasks, vocabularies
 from selfimprove.data.problems import check_seed, uniforms
 from selfimprove.data.splits import SPLITS, divided, split_of
 from selfimprove.data.text_task import TextTask
@@ -70,6 +71,7 @@ def reasoning_gym(
   prompt: str = '{question}',
   answer: str = '{answer}',
   seconds_per_problem: float = 60.0,
+  prompt_form: chat.PromptForm | None = None,
   on_bad_row: rows.OnBadRow = rows.refuse,
   name: str = 'reasoning_gym',
 ) -> TextTask:
@@ -92,6 +94,8 @@ def reasoning_gym(
     prompt: what is asked; `{question}` stands for the question.
     answer: what is right; `{answer}` stands for the reference answer.
     seconds_per_problem: time to write one, above 0.
+    prompt_form: how a prompt becomes what the model reads, such as
+      `chat.ChatPrompts`; None for its text alone.
     on_bad_row: `rows.refuse` stops with one sentence; `rows.drop` leaves the
       row out and counts it in `Table.dropped`.
     name: of the task.
@@ -123,7 +127,11 @@ def reasoning_gym(
     seconds=seconds_per_problem,
     on_bad_row=on_bad_row,
     encode=functools.partial(vocabularies.encode, vocabulary=vocabulary),
-    limits={'prompt': max_prompt_tokens, 'answer': max_answer_tokens},
+    limits={
+      # With a form, its length is that of what the form makes of it.
+      'prompt': max_prompt_tokens if prompt_form is None else sys.maxsize,
+      'answer': max_answer_tokens,
+    },
   )
   return TextTask(
     name=name,
@@ -133,6 +141,7 @@ def reasoning_gym(
     vocabulary=vocabulary,
     max_prompt_tokens=max_prompt_tokens,
     max_answer_tokens=max_answer_tokens,
+    prompt_form=prompt_form,
     on_bad_row=on_bad_row,
     dropped=source.dropped,
   )

@@ -44,8 +44,8 @@ def extract(attempt: str, reference: Mapping[str, Any]) -> list[str]:
 
   Args:
     attempt: what the model wrote.
-    reference: data row; `prompt` may be the beginning of a program that
-      defines `entry_point`.
+    reference: data row; `problem` (or, without one, `prompt`) may be the
+      beginning of a program that defines `entry_point`.
 
   Returns:
     One text or more, best first.
@@ -63,9 +63,9 @@ def extract(attempt: str, reference: Mapping[str, Any]) -> list[str]:
   alone = f'{stub}\n{text}'
   if whole:
     return [alone, text]
-  completed = reference['prompt'] + text
+  head = _head(reference)
   cut = min((text.find(s) for s in _STOPS if s in text), default=len(text))
-  return [completed, reference['prompt'] + text[:cut], alone]
+  return [head + text, head + text[:cut], alone]
 
 
 def _last_block(attempt: str) -> str | None:
@@ -86,13 +86,18 @@ def _stub(reference: Mapping[str, Any]) -> str | None:
   A prompt in words has none. Functions that a prompt of HumanEval defines for
   its tests are those of the prompt, whatever the program makes of them.
   """
-  prompt = str(reference.get('prompt', ''))
+  prompt = _head(reference)
   if 'entry_point' not in reference or 'def ' not in prompt:
     return None
   for text in (prompt, f'{prompt.rstrip()}\n    pass\n'):
     if _parsed(text) is not None:
       return text
   return None
+
+
+def _head(reference: Mapping[str, Any]) -> str:
+  """What the attempt goes on with, without what a task has put around it."""
+  return str(reference.get('problem', reference.get('prompt', '')))
 
 
 def _parsed(text: str) -> ast.Module | None:

@@ -217,7 +217,7 @@ def test_the_task_file_gives_the_task_of_the_library(sums):
   gin.clear_config()
   try:
     gin.parse_config(
-      f"{HEAD}include '{file}'\n{BINDINGS}"
+      f"{HEAD}PROMPT_FORM = None\ninclude '{file}'\n{BINDINGS}"
       "PARAMETERS = {'max_terms': 3, 'max_digits': 1}\n"
       'PROBLEMS = 200\n'
     )

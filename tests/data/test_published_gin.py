@@ -66,9 +66,9 @@ def configured(name, *overrides):
 @pytest.mark.parametrize(
   ('name', 'rows', 'right', 'wrong'),
   [
-    ('gsm8k', 4, 'It is 100 + 1,000 = 1,100', '1'),
+    ('gsm8k', 4, '100 + 1,000 is #### 1,100', '1'),
     ('math', 4, r'\frac{90}{7}', '90'),
-    ('aime', 1, 'so it is 33', '34'),
+    ('aime', 1, 'so the answer is 33', '34'),
     ('humaneval', 4, '    return x + 0\n', 'pass'),
     ('mbpp', 2, 'def add(x):\n  return x + 11', 'pass'),
   ],
