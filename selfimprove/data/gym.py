@@ -94,8 +94,7 @@ def reasoning_gym(
     prompt: what is asked; `{question}` stands for the question.
     answer: what is right; `{answer}` stands for the reference answer.
     seconds_per_problem: time to write one, above 0.
-    prompt_form: how a prompt becomes what the model reads, such as
-      `chat.ChatPrompts`; None for its text alone.
+    prompt_form: such as `chat.ChatPrompts`; None for the text alone.
     on_bad_row: `rows.refuse` stops with one sentence; `rows.drop` leaves the
       row out and counts it in `Table.dropped`.
     name: of the task.
@@ -108,15 +107,6 @@ def reasoning_gym(
     ValueError: a number is out of range or a placeholder is missing.
   """
   gym_process.check_installed()
-  _check(
-    generators=len(generators),
-    problems=problems,
-    held_out=held_out,
-    seed=seed,
-    prompt=prompt,
-    answer=answer,
-    seconds=seconds_per_problem,
-  )
   source = _Source(
     generators=tuple(generators),
     problems=problems,
@@ -127,9 +117,9 @@ def reasoning_gym(
     seconds=seconds_per_problem,
     on_bad_row=on_bad_row,
     encode=functools.partial(vocabularies.encode, vocabulary=vocabulary),
+    # With a form, the length of a prompt is that of what the form makes of it.
     limits={
-      # With a form, its length is that of what the form makes of it.
-      'prompt': max_prompt_tokens if prompt_form is None else sys.maxsize,
+      'prompt': sys.maxsize if prompt_form else max_prompt_tokens,
       'answer': max_answer_tokens,
     },
   )
@@ -161,6 +151,25 @@ class _Source:
   on_bad_row: rows.OnBadRow
   encode: Callable[[str], Int[np.ndarray, 'tokens']]
   limits: Mapping[str, int]
+
+  def __post_init__(self) -> None:
+    """Refuses settings now that could only fail later."""
+    check_seed(self.seed)
+    split_of('', held_out=self.held_out)
+    for setting, text, needed in (
+      ('prompt', self.prompt, '{question}'),
+      ('answer', self.answer, '{answer}'),
+    ):
+      if needed not in text:
+        raise ValueError(
+          f'{setting}={text!r} has no {needed}; write where it goes.'
+        )
+    if self.problems < 1 or not self.generators or not self.seconds > 0:
+      raise ValueError(
+        f'problems={self.problems} of {len(self.generators)} generators in '
+        f'seconds_per_problem={self.seconds}: give at least one of each, and '
+        'a time above 0.'
+      )
 
   def rows(self, split: str) -> list[Fields]:
     return self._written[0][split]
@@ -273,32 +282,3 @@ class _Source:
       'level': self._request(part, 1)['level'],
       'part': part,
     }
-
-
-def _check(
-  *,
-  generators: int,
-  problems: int,
-  held_out: float,
-  seed: int,
-  prompt: str,
-  answer: str,
-  seconds: float,
-) -> None:
-  """Refuses settings now that could only fail later."""
-  check_seed(seed)
-  split_of('', held_out=held_out)
-  for setting, text, needed in (
-    ('prompt', prompt, '{question}'),
-    ('answer', answer, '{answer}'),
-  ):
-    if needed not in text:
-      raise ValueError(
-        f'{setting}={text!r} has no {needed}; write where it goes.'
-      )
-  if problems < 1 or not generators or not seconds > 0:
-    raise ValueError(
-      f'problems={problems} of {generators} generators in '
-      f'seconds_per_problem={seconds}: give at least one of each, and a time '
-      'above 0.'
-    )
