@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from selfimprove import configuration
 from selfimprove.experiment import Experiment
 from selfimprove.training import step as steps
+from selfimprove.training.programs import check_divides
 from selfimprove.training.stages import Stage, holds_reference
 from selfimprove.training.state import Models, TrainState, abstract_state
 from selfimprove.types import Prompts, Rollout, Text
@@ -24,6 +25,9 @@ def report(experiment: Experiment) -> str:
 
   Returns:
     Text for the terminal.
+
+  Raises:
+    ValueError: the prompts of a stage do not divide over the devices.
   """
   models, mesh = experiment.models(), experiment.mesh.make()
   stages = experiment.unrolled()
@@ -36,6 +40,7 @@ def report(experiment: Experiment) -> str:
     )
     lines += _parameters(state)
     for stage in stages:
+      check_divides(stage, mesh)
       state = abstract_state(
         models, stage.optimizers, mesh, with_reference=with_reference
       )

@@ -96,13 +96,22 @@ def build(made: Build) -> StepFn:
   Raises:
     ValueError: the prompts do not divide over the devices.
   """
-  _check_divides(made.stage, made.mesh)
+  check_divides(made.stage, made.mesh)
   if isinstance(made.stage.algorithm.reward, HostReward):
     return _on_host(made)
   return _in_graph(made)
 
 
-def _check_divides(stage: Stage, mesh: Mesh) -> None:
+def check_divides(stage: Stage, mesh: Mesh) -> None:
+  """Refuses a batch whose parts leave devices without a prompt.
+
+  Args:
+    stage: with its prompts per step.
+    mesh: that they are divided over.
+
+  Raises:
+    ValueError: the prompts do not divide over the devices.
+  """
   shards = partitioning.row_shards(mesh)
   part = stage.prompts_per_step // (stage.microbatches * stage.minibatches)
   if part % shards:
