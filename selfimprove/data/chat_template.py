@@ -172,7 +172,7 @@ def read(
       f'There is no chat template {os.fspath(path)}; name a Jinja file.'
     )
   return ChatTemplate(
-    source=_text(path), path=os.fspath(path), variables=variables
+    source=json_object.text(path), path=os.fspath(path), variables=variables
   )
 
 
@@ -215,7 +215,9 @@ def _templates(folder: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
   for file in sorted(os.listdir(more)) if os.path.isdir(more) else ():
     if file.endswith('.jinja'):
       files[file.removesuffix('.jinja')] = os.path.join(more, file)
-  found = {n: (p, _text(p)) for n, p in files.items() if os.path.isfile(p)}
+  found = {
+    n: (p, json_object.text(p)) for n, p in files.items() if os.path.isfile(p)
+  }
   if found:
     return found
   path = os.path.join(folder, _CONFIG)
@@ -234,11 +236,6 @@ def _templates(folder: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
 def _fields(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
   path = os.path.join(folder, name)
   return json_object.read(path) if os.path.isfile(path) else {}
-
-
-def _text(path: str | os.PathLike[str]) -> str:
-  with open(path, encoding='utf-8') as file:
-    return file.read()
 
 
 _FEW = 32

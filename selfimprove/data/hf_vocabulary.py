@@ -64,8 +64,7 @@ class HuggingFaceVocabulary(OnHost):
       )
     super().__init__(extra_ids=0)
     self.folder = os.fspath(folder)
-    with open(path, encoding='utf-8') as file:
-      found = _parsed(file.read(), path)
+    found = _parsed(json_object.text(path), path)
     self._tokenizer, self._digest = found.tokenizer, found.digest
     self._size, self._unknown = found.size, found.unknown
     self.added_tokens = found.added_tokens

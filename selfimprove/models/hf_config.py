@@ -16,6 +16,7 @@ from selfimprove.models.hf_families import (
   need,
   refuse_others,
 )
+from selfimprove.models.hf_fields import checked
 
 CONFIG_FILE = 'config.json'
 _ACTIVATIONS = {'silu': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
@@ -127,7 +128,7 @@ def to_transformer(
     ValueError: a field is missing, or has a value that no decoder here can
       compute.
   """
-  fields = text_part(fields)
+  fields = text_part(checked(fields))
   family = fields.get('model_type')
   if family not in FAMILIES:
     raise ValueError(
@@ -193,8 +194,8 @@ def check_one_score(folder: str | os.PathLike[str]) -> None:
     ValueError: its `architectures` name no sequence classifier, or it tells
       more than one label apart.
   """
-  fields = read_config(folder)
-  names = fields.get('architectures') or []
+  fields = checked(read_config(folder))
+  names = fields.get('architectures', [])
   if not any(name.endswith('ForSequenceClassification') for name in names):
     raise ValueError(
       f'{os.fspath(folder)} has architectures={names} in its config.json; a '

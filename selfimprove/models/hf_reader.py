@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+
+from selfimprove import json_object
 
 INDEX_FILE = 'model.safetensors.index.json'
 SINGLE_FILE = 'model.safetensors'
@@ -54,7 +58,7 @@ class Reader:
       )
     self._left.discard(name)
     stored, path = self._where[name]
-    with safe_open(path, framework='numpy') as opened:
+    with _opened(path) as opened:
       return opened.get_tensor(stored)
 
   def check_all_read(self, *, tied: bool) -> None:
@@ -76,6 +80,18 @@ class Reader:
         f'{len(left)} tensors of the checkpoint have no place in the '
         f'decoder ({shown}, ...); its config.json is of another architecture.'
       )
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+  """A safetensors file; what is wrong with it is said in a sentence."""
+  try:
+    with safe_open(path, framework='numpy') as opened:
+      yield opened
+  except (SafetensorError, ValueError, TypeError) as error:
+    raise ValueError(
+      f'{path} is damaged, or no safetensors file ({error}); download it again.'
+    ) from None
 
 
 def _text_name(name: str) -> str:
@@ -104,21 +120,20 @@ def _files(folder: str) -> dict[str, str]:
       f'{folder} has neither {INDEX_FILE} nor {SINGLE_FILE}; name a '
       'checkpoint in safetensors.'
     )
-  with safe_open(path, framework='numpy') as opened:
+  with _opened(path) as opened:
     return dict.fromkeys(opened.keys(), path)
 
 
 def _weight_map(index: str) -> dict[str, str]:
   """Name of a tensor -> name of its file, which lies beside the index."""
-  with open(index, encoding='utf-8') as file:
-    try:
-      names = json.load(file)['weight_map']
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-      raise ValueError(
-        f'{index} has no `weight_map` ({error}); download it again.'
-      ) from None
+  names = json_object.read(index).get('weight_map')
+  if not isinstance(names, dict) or not names:
+    raise ValueError(
+      f'{index} has no `weight_map` from tensors to files; download it again.'
+    )
   for at in names.values():
-    if os.path.basename(at) != at or not at.endswith('.safetensors'):
+    beside = isinstance(at, str) and os.path.basename(at) == at
+    if not beside or not at.endswith('.safetensors'):
       raise ValueError(
         f'{index} names the file {at!r}, which is no safetensors file beside '
         'it; use another checkpoint.'

@@ -40,6 +40,7 @@ GEMMA = {
   'hidden_act': None,
   'hidden_activation': 'gelu_pytorch_tanh',
   'query_pre_attn_scalar': 8,
+  'head_dim': 8,
   'sliding_window': 8,
   'attn_logit_softcapping': 50.0,
   'final_logit_softcapping': 30.0,
@@ -77,7 +78,12 @@ NAMES = (
 CONFIGS = {
   'llama': LLAMA,
   'qwen2': {**LLAMA, 'model_type': 'qwen2', 'rope_scaling': None},
-  'qwen3': {**LLAMA, 'model_type': 'qwen3', 'rope_scaling': None},
+  'qwen3': {
+    **LLAMA,
+    'model_type': 'qwen3',
+    'rope_scaling': None,
+    'head_dim': 8,
+  },
   'gemma2': {**GEMMA, 'model_type': 'gemma2'},
   'gemma3_text': {**GEMMA, 'model_type': 'gemma3_text'},
 }
