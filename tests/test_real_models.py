@@ -99,6 +99,10 @@ def _flags(folder, data, task, algorithm):
     ]
   if algorithm == 'sft':
     steps = steps[:1]
+  else:
+    # No answer is right by chance; who does not end is rewarded, to have some
+    # attempts that are better than others.
+    steps.append('verifiers.HostVerifier.unfinished = 1.0')
   return (
     *(f'--gin_file=gin_configs/{name}.gin' for name in (*names, *last)),
     *bind(
