@@ -6,7 +6,7 @@ The same command again goes on from the newest checkpoint.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -110,7 +110,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
     run = loop.Run(
       models=models,
       stages=stages,
-      batch=make_batch(table, seed=experiment.seed),
+      batch=make_batch(table, seed=experiment.seed, stages=stages),
       judge=make_judge(experiment.task.vocabulary, table),
       evaluate=make_evaluate(experiment, models, mesh, held_out),
       mesh=mesh,
@@ -152,19 +152,25 @@ def start(experiment: Experiment, workdir: str) -> TrainState:
     return train(experiment, workdir)
 
 
-def make_batch(table: Table, *, seed: int) -> Callable[[Stage, int], Prompts]:
+def make_batch(
+  table: Table, *, seed: int, stages: Sequence[Stage]
+) -> Callable[[Stage, int], Prompts]:
   """The training prompts of any stage at any position.
 
   Args:
     table: training problems.
     seed: of their order.
+    stages: all that will draw from them.
 
   Returns:
     (stage, prompts consumed so far) -> host arrays.
+
+  Raises:
+    ValueError: a stage has no problems to draw from, or fewer than a batch.
   """
   streams: dict[Any, PromptStream | SelectedStream] = {}
-
-  def batch(stage: Stage, position: int) -> Prompts:
+  # All of them now: a stage that cannot draw must not say so hours later.
+  for stage in stages:
     size, keep = stage.prompts_per_step, stage.problems
     if (size, keep) not in streams:
       how = {'prompts_per_step': size, 'seed': seed}
@@ -173,7 +179,9 @@ def make_batch(table: Table, *, seed: int) -> Callable[[Stage, int], Prompts]:
         if keep is None
         else SelectedStream(table, keep=keep, **how)
       )
-    return streams[size, keep].batch(position)
+
+  def batch(stage: Stage, position: int) -> Prompts:
+    return streams[stage.prompts_per_step, stage.problems].batch(position)
 
   return batch
 

@@ -42,7 +42,7 @@ def built(*bindings):
 def test_a_stage_draws_from_its_levels():
   experiment = built()
   table = pipeline.load(experiment.task, 'train')
-  batch = train.make_batch(table, seed=0)
+  batch = train.make_batch(table, seed=0, stages=experiment.unrolled())
   levels = []
   for stage in experiment.unrolled():
     drawn = table.references(batch(stage, 0).example_id)

@@ -47,6 +47,10 @@ class Readable(Protocol):
 class Mixed(Readable, Protocol):
   """A task whose rows come from several sources, at rates."""
 
+  @property
+  def rates(self) -> Mapping[str, float]:
+    """By source; empty where every row comes once."""
+
   def shares(self, rows: Sequence[Row]) -> tuple[Share, ...]:
     """Returns the runs of rows with their shares; none for every row once."""
 
@@ -184,8 +188,24 @@ def load(task: Readable, split: str) -> Table:
       name: _padded([row.extra_ids[name] for row in rows], width)
       for name, width in task.extra_tokens.items()
     },
-    shares=task.shares(rows) if isinstance(task, Mixed) else (),
+    shares=_shares(task, rows) if split == 'train' else (),
   )
+
+
+def _shares(task: Readable, rows: Sequence[Row]) -> tuple[Share, ...]:
+  """The shares of what is trained on; every source with a rate has one."""
+  if not isinstance(task, Mixed):
+    return ()
+  shares = task.shares(rows)
+  wanted = {name for name, rate in (task.rates or {}).items() if rate > 0}
+  missing = sorted(wanted - {share.name for share in shares})
+  if missing:
+    raise ValueError(
+      f'No training problem is left of {", ".join(map(repr, missing))}, which '
+      'the mixture has a rate for; give a rate of 0, or look at what filters '
+      'and bad rows take away (selfimprove.check_data).'
+    )
+  return shares
 
 
 def left_out(table: Table, *, split: str) -> str:

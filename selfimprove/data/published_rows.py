@@ -103,6 +103,7 @@ def _take_out_held_out(
   dropped: Mapping[str, collections.Counter[str]],
 ) -> None:
   """Takes problems out of splits that are learned from, if others test them."""
+  _check_found(parts)
   tested: dict[str, str] = {}
   for split in (name for name in _BY_WEIGHT if name in parts):
     kept = []
@@ -113,6 +114,23 @@ def _take_out_held_out(
         kept.append(fields)
     parts[split] = kept
     tested |= {_plain(fields): split for fields in kept}
+
+
+def _check_found(parts: Mapping[str, list[Fields]]) -> None:
+  """Refuses files that hold most of what is tested, and the rest not as it is.
+
+  Where test problems come once more among all problems, they are to be found
+  there by their text: one in another spelling would be trained on.
+  """
+  tested = {_plain(fields) for fields in parts.get('test', ())}
+  known = {_plain(fields) for fields in parts.get('train', ())}
+  left = sorted(tested - known)
+  if left and len(left) < len(tested) / 2:
+    raise ValueError(
+      f'{len(tested) - len(left)} of {len(tested)} test problems are among '
+      f'those of train and are taken out, but not {left[0][:80]!r}, which may '
+      'be there in other words; take both files from one edition.'
+    )
 
 
 def _plain(fields: Fields) -> str:

@@ -52,9 +52,10 @@ _FIELDS = {
     'num_key_value_heads',
     'original_max_position_embeddings',
     'sliding_window',
+    'sliding_window_pattern',
     'vocab_size',
   ),
-  'count': ('max_window_layers', 'num_labels', 'sliding_window_pattern'),
+  'count': ('max_window_layers', 'num_labels'),
   'positive': (
     'attention_factor',
     'attn_logit_softcapping',

@@ -280,3 +280,16 @@ def test_the_slots_of_a_cycle_are_evenly_spread():
   share, visit = shares.visits(shares.slots(parts), 3, 6)
   assert share.tolist() == [0, 0, 0, 1, 0, 0]
   assert visit.tolist() == [2, 3, 4, 1, 5, 6]
+
+
+def test_a_source_with_a_rate_and_no_problem_is_refused(jsonl):
+  task = filters.filtered(
+    task=mixtures.mixture(
+      tasks={'a': jsonl('a', 6), 'b': jsonl('a_long_name', 6)},
+      rates={'a': 1, 'b': 1},
+    ),
+    filters=[filters.Length(at_most=12)],
+  )
+  with pytest.raises(ValueError, match="is left of 'b', which the mixture has"):
+    pipeline.load(task, 'train')
+  assert pipeline.load(task, 'test').shares == ()

@@ -429,3 +429,15 @@ def test_an_unknown_name_comes_with_its_nearest(tmp_path):
 def test_an_argument_out_of_range_is_refused_at_once(gsm8k, wrong, match):
   with pytest.raises(ValueError, match=match):
     task('gsm8k', gsm8k, **wrong)
+
+
+def test_most_of_the_tested_problems_in_train_and_not_all_is_refused(tmp_path):
+  whole = files.math_500(20)
+  files.write(tmp_path / 'train.jsonl', whole)
+  files.write(tmp_path / 'test.jsonl', whole[:5])
+  (train,) = tables(task('math', tmp_path), 'train')
+  assert train.dropped == {'problem: also in test': 5}
+  whole[3] = whole[3] | {'problem': whole[3]['problem'] + ' Say it.'}
+  files.write(tmp_path / 'train.jsonl', whole)
+  with pytest.raises(ValueError, match='4 of 5 test problems are among those'):
+    tables(task('math', tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -72,6 +73,12 @@ def _flags(name, here, *more):
 
 @pytest.mark.parametrize('name', PAPER)
 def test_the_settings_are_those_of_the_paper_and_compile(name, here):
+  # What is looked at is not read: no weights.
+  theirs = here / f'no_weights_{name}'
+  shutil.copytree(
+    here / 'checkpoint', theirs, ignore=shutil.ignore_patterns('*.safetensors')
+  )
+  without = bind(f"CHECKPOINT = '{theirs}'")
   # As many devices as the file asks for, in a process of its own.
   devices = '--xla_force_host_platform_device_count=64'
   said = subprocess.run(
@@ -81,6 +88,7 @@ def test_the_settings_are_those_of_the_paper_and_compile(name, here):
       'selfimprove.train',
       '--dry_run',
       *_flags(name, here),
+      *without,
     ],
     env={**os.environ, 'XLA_FLAGS': devices, 'PYTHONPATH': str(commands.ROOT)},
     cwd=commands.ROOT,

@@ -86,6 +86,12 @@ CONFIGS = {
   },
   'gemma2': {**GEMMA, 'model_type': 'gemma2'},
   'gemma3_text': {**GEMMA, 'model_type': 'gemma3_text'},
+  'gemma3, older': {
+    **GEMMA,
+    'model_type': 'gemma3_text',
+    'layer_types': None,
+    'sliding_window_pattern': 2,
+  },
 }
 
 
