@@ -6,15 +6,26 @@ import functools
 import os
 import re
 
+TEMPLATES_FOLDER = 'additional_chat_templates'
 # Weights as safetensors, and what describes them and their text; never pickle.
 _WANTED = (
   '*.safetensors',
   '*.json',
   'tokenizer.model',
   'merges.txt',
-  '*.jinja',
+  'chat_template.jinja',
+  f'{TEMPLATES_FOLDER}/*.jinja',
   'LICENSE*',
   'NOTICE*',
+)
+# Other formats of the same weights, in folders of their own. A star of the hub
+# stands for slashes too.
+_UNWANTED = (
+  '*/*/*',
+  '*/*.safetensors',
+  '*/*.json',
+  'LICENSE*/*',
+  'NOTICE*/*',
 )
 _NAME = re.compile(r'([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?')
 
@@ -54,7 +65,7 @@ def _fetched(name: str, revision: str | None) -> str:
       name,
       revision=revision,
       allow_patterns=list(_WANTED),
-      ignore_patterns=['*/*'],  # Other formats of the same weights.
+      ignore_patterns=list(_UNWANTED),
     )
   except (OSError, ValueError) as error:  # What all errors of the hub are.
     reason = str(error).strip().splitlines()[0]

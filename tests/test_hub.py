@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 
 from selfimprove import hub
+from selfimprove.data import chat_template
 from selfimprove.models import hf, hf_config
 
 FIELDS = {
@@ -29,6 +30,7 @@ ON_THE_HUB = (
   'tokenizer.json',
   'tokenizer.model',
   'chat_template.jinja',
+  'additional_chat_templates/rag.jinja',
   'LICENSE',
 )
 NEVER = (
@@ -42,6 +44,12 @@ NEVER = (
   'original/consolidated.00.pth',
   'onnx/model.onnx',
   'modeling_own.py',
+  'onnx/config.json',
+  'onnx/model.safetensors',
+  'other/chat_template.jinja',
+  'additional_chat_templates/more/rag.jinja',
+  'additional_chat_templates/rag.py',
+  'LICENSES/all.bin',
 )
 
 
@@ -71,6 +79,17 @@ def test_a_name_is_fetched_once_and_read_like_a_folder(asked, tmp_path):
   assert [name for name, _ in asked] == ['org/model-1.5B']
   hub.local_folder('org/model-1.5B@a1b2')
   assert [options['revision'] for _, options in asked] == [None, 'a1b2']
+
+
+def test_the_template_of_a_name_is_that_of_its_folder(asked, tmp_path):
+  fields = {'bos_token': '<bos>', 'chat_template': 'its own'}
+  (tmp_path / 'tokenizer_config.json').write_text(json.dumps(fields))
+  assert chat_template.exists('org/model-1.5B')
+  found = chat_template.find('org/model-1.5B')
+  assert found is not None
+  assert found.source == 'its own'
+  assert chat_template.special_tokens('org/model-1.5B') == found.variables
+  assert found.variables == {'bos_token': '<bos>'}
 
 
 def test_only_weights_text_and_their_descriptions_are_asked_for(asked):

@@ -12,11 +12,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfimprove import json_object
+from selfimprove import hub, json_object
 from selfimprove.data import chat_worker
 
 TEMPLATE_FILE = 'chat_template.jinja'
-_NAMED_FOLDER = 'additional_chat_templates'
 _CONFIG = 'tokenizer_config.json'
 _OLDER_CONFIG = 'special_tokens_map.json'
 _TOKENS = tuple(
@@ -129,7 +128,7 @@ def find(
   """The chat template of a checkpoint.
 
   Args:
-    folder: of the checkpoint.
+    folder: of the checkpoint, or its name on the hub.
     name: which one, where it has several.
 
   Returns:
@@ -138,12 +137,13 @@ def find(
   Raises:
     ValueError: it has several and none of that name, or a file is no JSON.
   """
+  folder = hub.local_folder(folder)
   found = _templates(folder)
   if not found:
     return None
   if name not in found:
     raise ValueError(
-      f'{os.fspath(folder)} has no chat template {name!r}, only '
+      f'{folder} has no chat template {name!r}, only '
       f'{sorted(found)}; name one of these.'
     )
   path, source = found[name]
@@ -180,23 +180,24 @@ def exists(folder: str | os.PathLike[str]) -> bool:
   """Whether a checkpoint has a chat template.
 
   Args:
-    folder: of the checkpoint.
+    folder: of the checkpoint, or its name on the hub.
 
   Returns:
     Whether it has any.
   """
-  return bool(_templates(folder))
+  return bool(_templates(hub.local_folder(folder)))
 
 
 def special_tokens(folder: str | os.PathLike[str]) -> dict[str, str]:
   """What a checkpoint calls its special tokens.
 
   Args:
-    folder: of the checkpoint.
+    folder: of the checkpoint, or its name on the hub.
 
   Returns:
     Name, such as `bos_token`, -> text.
   """
+  folder = hub.local_folder(folder)
   fields = _fields(folder, _CONFIG)
   if 'added_tokens_decoder' not in fields:
     fields |= _fields(folder, _OLDER_CONFIG)
@@ -211,7 +212,7 @@ def special_tokens(folder: str | os.PathLike[str]) -> dict[str, str]:
 def _templates(folder: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
   """Name -> path and source; files of their own come before the config."""
   files = {'default': os.path.join(folder, TEMPLATE_FILE)}
-  more = os.path.join(folder, _NAMED_FOLDER)
+  more = os.path.join(folder, hub.TEMPLATES_FOLDER)
   for file in sorted(os.listdir(more)) if os.path.isdir(more) else ():
     if file.endswith('.jinja'):
       files[file.removesuffix('.jinja')] = os.path.join(more, file)
