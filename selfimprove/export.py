@@ -109,8 +109,14 @@ def export_adapters(trained: Trained, output: str, *, source: str) -> None:
       'without --adapters.'
     )
   _check_new(output)
+  base, revision = hub.name_and_revision(source)
   peft.save(
-    output, trained.experiment.model, lora, trained.adapters, base=source
+    output,
+    trained.experiment.model,
+    lora,
+    trained.adapters,
+    base=base,
+    revision=revision,
   )
 
 

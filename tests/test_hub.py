@@ -5,13 +5,19 @@ from __future__ import annotations
 import fnmatch
 import json
 import sys
+import types
+import typing
 
 import huggingface_hub
+import jax
 import pytest
 
-from selfimprove import hub
+from selfimprove import export, hub
 from selfimprove.data import chat_template
 from selfimprove.models import hf, hf_config
+from selfimprove.models.lora import LoRA, make_adapters
+from selfimprove.models.transformer import make_policy
+from selfimprove.trained import Trained
 
 FIELDS = {
   'model_type': 'llama',
@@ -119,6 +125,50 @@ def test_a_folder_comes_before_the_hub(asked, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert hub.local_folder('org/model-1.5B') == 'org/model-1.5B'
   assert not asked
+
+
+def test_a_path_that_is_wrong_is_not_asked_of_the_hub(
+  asked, tmp_path, monkeypatch
+):
+  (tmp_path / 'org').mkdir()
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(
+    FileNotFoundError, match=r'no org/model-1\.5B, and the folder org is here'
+  ):
+    hf.is_checkpoint('org/model-1.5B')
+  assert not asked
+  # What the sentence says to do if the hub is meant.
+  assert hub.local_folder('org/model-1.5B@main') == str(tmp_path)
+
+
+def test_what_is_asked_of_the_hub_is_said(asked, caplog):
+  hub.local_folder('org/model-1.5B@a1b2')
+  (record,) = caplog.records
+  assert record.levelname == 'WARNING'
+  assert record.getMessage().startswith('org/model-1.5B is no folder here;')
+  assert 'asking https://' in record.getMessage()
+  assert record.getMessage().endswith('for its revision a1b2.')
+
+
+def test_name_and_revision_are_told_apart(tmp_path):
+  assert hub.name_and_revision('org/model@v1.0') == ('org/model', 'v1.0')
+  assert hub.name_and_revision('org/model') == ('org/model', None)
+  assert hub.name_and_revision(tmp_path) == (str(tmp_path), None)
+
+
+def test_adapters_name_the_checkpoint_and_its_revision(tmp_path):
+  peft = pytest.importorskip('peft')
+  config = hf_config.to_transformer(FIELDS, dtype='float32')
+  lora = LoRA(rank=2, alpha=4.0, targets='.*query')
+  adapters = make_adapters(lora, make_policy(config)).init(jax.random.key(0))
+  trained = types.SimpleNamespace(
+    experiment=types.SimpleNamespace(model=config, lora=lora), adapters=adapters
+  )
+  export.export_adapters(
+    typing.cast(Trained, trained), str(tmp_path / 'out'), source='org/m@a1b2'
+  )
+  read = peft.PeftConfig.from_pretrained(tmp_path / 'out')
+  assert (read.base_model_name_or_path, read.revision) == ('org/m', 'a1b2')
 
 
 def test_what_the_hub_does_not_give_is_one_sentence(asked):
