@@ -26,7 +26,6 @@ from tests.training import tiny
 pytestmark = pytest.mark.slow
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
-TOOLS = 'additional_chat_templates/tools.jinja'
 
 
 def _flags(folder, *more):
@@ -68,8 +67,6 @@ def trained(tmp_path_factory):
   text = ''.join(json.dumps(row) + '\n' for row in rows)
   (folder / 'problems.jsonl').write_text(text, encoding='utf-8')
   (folder / 'pytorch_model.bin').write_bytes(b'not to be read')
-  (folder / 'additional_chat_templates').mkdir()
-  (folder / TOOLS).write_text('{{ messages }}', encoding='utf-8')
   workdir = tmp_path_factory.mktemp('run') / 'workdir'
   commands.run(train, *_flags(folder), f'--workdir={workdir}')
   return folder, workdir
@@ -98,10 +95,9 @@ def test_what_was_trained_says_the_same_in_transformers(trained, tmp_path):
   folder, workdir = trained
   output = tmp_path / 'exported'
   commands.run(export, f'--workdir={workdir}', f'--output={output}')
-  for file in ('tokenizer.json', 'generation_config.json', TOOLS):
+  for file in ('tokenizer.json', 'generation_config.json'):
     assert (output / file).read_bytes() == (folder / file).read_bytes()
   assert {path.name for path in output.iterdir()} == {
-    'additional_chat_templates',
     'config.json',
     'generation_config.json',
     'tokenizer.json',

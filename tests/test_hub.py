@@ -156,6 +156,25 @@ def test_name_and_revision_are_told_apart(tmp_path):
   assert hub.name_and_revision(tmp_path) == (str(tmp_path), None)
 
 
+def test_templates_that_have_a_name_are_exported(tmp_path):
+  source, output = tmp_path / 'source', tmp_path / 'output'
+  (source / 'additional_chat_templates' / 'more').mkdir(parents=True)
+  for name in ('rag.jinja', 'rag.py', 'more/rag.jinja'):
+    (source / 'additional_chat_templates' / name).write_text('its text')
+  (source / 'config.json').write_text(json.dumps(FIELDS))
+  config = hf_config.to_transformer(FIELDS, dtype='float32')
+  trained = types.SimpleNamespace(
+    experiment=types.SimpleNamespace(model=config),
+    params=make_policy(config).init(jax.random.key(0)),
+  )
+  export.export(typing.cast(Trained, trained), str(output), source=str(source))
+  copied = sorted((output / 'additional_chat_templates').rglob('*'))
+  assert [path.name for path in copied] == ['rag.jinja']
+  found = chat_template.find(output, name='rag')
+  assert found is not None
+  assert found.source == 'its text'
+
+
 def test_adapters_name_the_checkpoint_and_its_revision(tmp_path):
   peft = pytest.importorskip('peft')
   config = hf_config.to_transformer(FIELDS, dtype='float32')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -190,7 +191,7 @@ def _check_config(folder: str | os.PathLike[str], lora: LoRA) -> None:
     value = fields.get(name, wanted)
     if value != wanted and (value or wanted):
       raise ValueError(
-        f'{path} has {name}={value!r}, and adapters here are of {wanted!r} '
+        f'{path} has {name}={reprlib.repr(value)}, and adapters here are of {wanted!r} '
         'alone; merge these into their model with `peft` and begin with that.'
       )
   rank, alpha = fields.get('r'), fields.get('lora_alpha')
@@ -200,8 +201,8 @@ def _check_config(folder: str | os.PathLike[str], lora: LoRA) -> None:
     or not isinstance(alpha, int | float)
   ):
     raise ValueError(
-      f'{path} has r={rank!r} and lora_alpha={alpha!r}, but LORA_RANK is '
-      f'{lora.rank}; bind LORA_RANK and LORA_ALPHA to theirs.'
+      f'{path} has r={reprlib.repr(rank)} and '
+      f'lora_alpha={reprlib.repr(alpha)}, but LORA_RANK is {lora.rank}; bind LORA_RANK and LORA_ALPHA to theirs.'
     )
   scale = alpha / rank ** (0.5 if fields.get('use_rslora') else 1.0)
   if not math.isclose(scale, lora.scale):
