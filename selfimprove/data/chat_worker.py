@@ -38,7 +38,8 @@ def main() -> None:
   _limit(request['memory_bytes'])
   signal.setitimer(signal.ITIMER_REAL, request['seconds'])
   made = _attempt(environment.from_string, request['template'])
-  print('compiled', flush=True)
+  sys.stdout.write('compiled\n')
+  sys.stdout.flush()
   for messages in request['conversations']:
     signal.setitimer(signal.ITIMER_REAL, request['seconds'])
     answer = made

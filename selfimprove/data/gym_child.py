@@ -8,8 +8,8 @@ standard library and reasoning-gym, so it starts in a second.
 Standard input is one Python literal: a list of dictionaries with `name`,
 `parameters`, `level`, `seed`, `first`, `count` and `seconds`. Standard output
 is one literal a line: for each of them `('parameters', {...})` or `('error',
-why)`, and behind the former, for each index from `first` to below `count`, `('problem', answer, entry)` or
-`('bad', rule, detail)`.
+why)`, and behind the former, for each index from `first` to below `count`,
+`('problem', answer, entry)` or `('bad', rule, detail)`.
 """
 
 from __future__ import annotations

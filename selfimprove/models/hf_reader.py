@@ -101,7 +101,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
       yield file
   except (SafetensorError, ValueError, TypeError) as error:
     raise ValueError(
-      f'{os.fspath(path)} is damaged, or no safetensors file ({error}); download it again.'
+      f'{os.fspath(path)} is damaged, or no safetensors file ({error}); '
+      'download it again.'
     ) from None
 
 

@@ -191,8 +191,9 @@ def _check_config(folder: str | os.PathLike[str], lora: LoRA) -> None:
     value = fields.get(name, wanted)
     if value != wanted and (value or wanted):
       raise ValueError(
-        f'{path} has {name}={reprlib.repr(value)}, and adapters here are of {wanted!r} '
-        'alone; merge these into their model with `peft` and begin with that.'
+        f'{path} has {name}={reprlib.repr(value)}, and adapters here are of '
+        f'{wanted!r} alone; merge these into their model with `peft` and begin '
+        'with that.'
       )
   rank, alpha = fields.get('r'), fields.get('lora_alpha')
   if (
@@ -202,7 +203,8 @@ def _check_config(folder: str | os.PathLike[str], lora: LoRA) -> None:
   ):
     raise ValueError(
       f'{path} has r={reprlib.repr(rank)} and '
-      f'lora_alpha={reprlib.repr(alpha)}, but LORA_RANK is {lora.rank}; bind LORA_RANK and LORA_ALPHA to theirs.'
+      f'lora_alpha={reprlib.repr(alpha)}, but LORA_RANK is {lora.rank}; bind '
+      'LORA_RANK and LORA_ALPHA to theirs.'
     )
   scale = alpha / rank ** (0.5 if fields.get('use_rslora') else 1.0)
   if not math.isclose(scale, lora.scale):
