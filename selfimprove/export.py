@@ -7,6 +7,7 @@ loads, or with --adapters one of adapters alone, which `peft` loads.
 from __future__ import annotations
 
 import fnmatch
+import glob
 import os
 import shutil
 
@@ -84,6 +85,7 @@ def export(trained: Trained, output: str, *, source: str) -> None:
     told = any(fnmatch.fnmatch(name, pattern) for pattern in _COPIED)
     if told and os.path.isfile(path):
       shutil.copy(path, output)
+  _copy_templates(source, output)
   hf_config.write_text_part(output)
   stored = hf_config.stored_dtype(hf_config.read_config(source))
   hf.save(output, model, merge(trained.params), dtype=stored)
@@ -107,9 +109,24 @@ def export_adapters(trained: Trained, output: str, *, source: str) -> None:
       'without --adapters.'
     )
   _check_new(output)
+  base, revision = hub.name_and_revision(source)
   peft.save(
-    output, trained.experiment.model, lora, trained.adapters, base=source
+    output,
+    trained.experiment.model,
+    lora,
+    trained.adapters,
+    base=base,
+    revision=revision,
   )
+
+
+def _copy_templates(source: str, output: str) -> None:
+  """Copies the chat templates that have a name."""
+  folder = os.path.join(source, hub.TEMPLATES_FOLDER)
+  for path in sorted(glob.glob(os.path.join(glob.escape(folder), '*.jinja'))):
+    if os.path.isfile(path):
+      os.makedirs(os.path.join(output, hub.TEMPLATES_FOLDER), exist_ok=True)
+      shutil.copy(path, os.path.join(output, hub.TEMPLATES_FOLDER))
 
 
 def _check_new(output: str) -> None:

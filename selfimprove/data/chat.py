@@ -64,7 +64,7 @@ class ChatPrompts:
   """The form of prompts for a chat model.
 
   Attributes:
-    folder: of the checkpoint.
+    folder: of the checkpoint, or its name on the hub.
     vocabulary: that of the checkpoint.
     prompt_format: what the user says, with `{prompt}` where the text goes.
     system: what stands before the conversation; None for nothing.

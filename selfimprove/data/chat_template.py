@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -10,13 +11,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
-from selfimprove import json_object
+from selfimprove import hub, json_object
 from selfimprove.data import chat_worker
 
 TEMPLATE_FILE = 'chat_template.jinja'
-_NAMED_FOLDER = 'additional_chat_templates'
 _CONFIG = 'tokenizer_config.json'
 _OLDER_CONFIG = 'special_tokens_map.json'
 _TOKENS = tuple(
@@ -73,10 +73,24 @@ class ChatTemplate:
       For each its text, or why the template does not write it.
 
     Raises:
-      ChatTemplateError: the template exceeds its time or its memory.
+      ChatTemplateError: the template ends its process, takes too long on many
+        conversations, or writes far more than it is given.
     """
-    given = self._request(conversations, add_generation_prompt)
-    return [self._read(answer) for answer in self._run(given, conversations)]
+    answers: list[dict[str, Any]] = []
+    slow = 0
+    while left := conversations[len(answers) :]:
+      request = self._request(left, add_generation_prompt)
+      ask = _few_answers if len(left) < _FEW else _answers
+      try:
+        answers += map(json.loads, ask(request, len(left)))
+      except _EndedError as ended:
+        answers += map(json.loads, ended.lines)
+        slow += 1
+        if not ended.for_one or slow > _SLOW + len(answers) * _SLOW_SHARE:
+          raise self._refusal(ended, len(answers)) from None
+        why = f'it took more than {self.seconds:g} seconds'
+        answers.append({'error': 'TimeoutError', 'message': why})
+    return [self._read(answer) for answer in answers]
 
   def _request(
     self, conversations: Sequence[Conversation], add_generation_prompt: bool
@@ -98,18 +112,12 @@ class ChatTemplate:
       }
     )
 
-  def _run(
-    self, request: str, conversations: Sequence[Conversation]
-  ) -> list[dict[str, Any]]:
-    few = len(conversations) < _FEW
-    status, lines, complaint = (_few_answers if few else _answers)(request)
-    if status == 0 and len(lines) == len(conversations):
-      return [json.loads(line) for line in lines]
-    why = f'ended its process with status {status} {complaint}'.rstrip()
-    if status == -signal.SIGALRM:
+  def _refusal(self, ended: _EndedError, done: int) -> ChatTemplateError:
+    why = ended.why
+    if ended.status == -signal.SIGALRM:
       why = f'took more than {self.seconds:g} seconds'
-    raise ChatTemplateError(
-      f'The chat template {self.path} {why} on conversation {len(lines)}; use '
+    return ChatTemplateError(
+      f'The chat template {self.path} {why} on conversation {done}; use '
       'another template.'
     )
 
@@ -129,7 +137,7 @@ def find(
   """The chat template of a checkpoint.
 
   Args:
-    folder: of the checkpoint.
+    folder: of the checkpoint, or its name on the hub.
     name: which one, where it has several.
 
   Returns:
@@ -138,12 +146,13 @@ def find(
   Raises:
     ValueError: it has several and none of that name, or a file is no JSON.
   """
+  folder = hub.local_folder(folder)
   found = _templates(folder)
   if not found:
     return None
   if name not in found:
     raise ValueError(
-      f'{os.fspath(folder)} has no chat template {name!r}, only '
+      f'{folder} has no chat template {name!r}, only '
       f'{sorted(found)}; name one of these.'
     )
   path, source = found[name]
@@ -180,23 +189,24 @@ def exists(folder: str | os.PathLike[str]) -> bool:
   """Whether a checkpoint has a chat template.
 
   Args:
-    folder: of the checkpoint.
+    folder: of the checkpoint, or its name on the hub.
 
   Returns:
     Whether it has any.
   """
-  return bool(_templates(folder))
+  return bool(_templates(hub.local_folder(folder)))
 
 
 def special_tokens(folder: str | os.PathLike[str]) -> dict[str, str]:
   """What a checkpoint calls its special tokens.
 
   Args:
-    folder: of the checkpoint.
+    folder: of the checkpoint, or its name on the hub.
 
   Returns:
     Name, such as `bos_token`, -> text.
   """
+  folder = hub.local_folder(folder)
   fields = _fields(folder, _CONFIG)
   if 'added_tokens_decoder' not in fields:
     fields |= _fields(folder, _OLDER_CONFIG)
@@ -211,7 +221,7 @@ def special_tokens(folder: str | os.PathLike[str]) -> dict[str, str]:
 def _templates(folder: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
   """Name -> path and source; files of their own come before the config."""
   files = {'default': os.path.join(folder, TEMPLATE_FILE)}
-  more = os.path.join(folder, _NAMED_FOLDER)
+  more = os.path.join(folder, hub.TEMPLATES_FOLDER)
   for file in sorted(os.listdir(more)) if os.path.isdir(more) else ():
     if file.endswith('.jinja'):
       files[file.removesuffix('.jinja')] = os.path.join(more, file)
@@ -239,24 +249,82 @@ def _fields(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
 
 
 _FEW = 32
+_COMPLAINT = 2**16
+# Conversations that may take too long, and of many which share, before the
+# template is taken for one that never ends.
+_SLOW, _SLOW_SHARE = 4, 0.01
+# The most that a process may answer, in bytes: room, room for each conversation
+# (what a template puts around it), and how often it may repeat what is given.
+_ROOM, _ROOM_EACH, _REPEATED = 2**25, 2**14, 8
 
 
-def _answers(request: str) -> tuple[int, list[str], str]:
-  """Status of a process that renders, what it answers and what it complains."""
+class _EndedError(Exception):
+  """A process that renders has not answered everything.
+
+  Attributes:
+    status: of the process.
+    lines: its answers.
+    for_one: whether the fault is that of the next conversation alone.
+    why: what it did.
+  """
+
+  def __init__(
+    self, *, status: int, lines: Sequence[bytes], for_one: bool, why: str
+  ) -> None:
+    super().__init__(why)
+    self.status, self.lines = status, lines
+    self.for_one, self.why = for_one, why
+
+
+def _answers(request: str, count: int) -> tuple[bytes, ...]:
+  """What a process that renders answers; raises `_EndedError`."""
+  most = _ROOM + _ROOM_EACH * count + _REPEATED * len(request)
   # Isolated: neither the environment nor the working folder is its business.
-  done = subprocess.run(
+  with subprocess.Popen(
     [sys.executable, '-I', chat_worker.__file__],
-    input=request,
-    capture_output=True,
-    text=True,
-    encoding='ascii',
-    errors='backslashreplace',
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
     env={k: v for k, v in os.environ.items() if k == 'TZ'},
-    check=False,
+  ) as process:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+      # It reads everything before it answers.
+      with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+        pipe.write(request.encode('ascii'))
+      lines = _lines(process.stdout, most)
+      complaint = process.stderr.read(_COMPLAINT)
+    finally:
+      process.kill()  # It has ended, or has said too much.
+  if lines is None:
+    why = f'wrote more than {most} bytes'
+    raise _EndedError(status=0, lines=(), for_one=False, why=why)
+  status, begun = process.returncode, bool(lines)
+  if status == 0 and len(lines) == count + 1:
+    return tuple(lines[1:])
+  last = complaint.decode('ascii', 'backslashreplace').strip().splitlines()[-1:]
+  raise _EndedError(
+    status=status,
+    lines=lines[1:],
+    for_one=begun and status == -signal.SIGALRM,
+    why=f'ended its process with status {status} {"".join(last)}'.rstrip(),
   )
-  complaint = done.stderr.strip().splitlines()[-1:]
-  return done.returncode, done.stdout.splitlines(), ' '.join(complaint)
 
 
-# What a configuration asks again whenever it builds an object anew.
+def _lines(pipe: IO[bytes], most: int) -> list[bytes] | None:
+  """The whole lines of a pipe; None if they are more than so many bytes."""
+  found = []
+  while line := pipe.readline(most + 1):
+    most -= len(line)
+    if most < 0:
+      return None
+    if line.endswith(b'\n'):
+      found.append(line)
+  return found
+
+
+# What a configuration asks again whenever it builds an object anew. An error is
+# not kept: it may be that of a busy machine.
 _few_answers = functools.lru_cache(maxsize=64)(_answers)

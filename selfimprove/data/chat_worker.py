@@ -4,7 +4,8 @@ A template is a program. Jinja's sandbox keeps it from the objects of Python,
 and not from looping for hours or filling the memory; so this script, which is
 no part of a training process, renders it under limits that the kernel keeps.
 
-One JSON object comes in on stdin; one JSON line goes out for each conversation.
+One JSON object comes in on stdin; when the template is compiled, a first line
+goes out, and then one JSON line for each conversation.
 It imports the standard library and Jinja only.
 """
 
@@ -37,6 +38,8 @@ def main() -> None:
   _limit(request['memory_bytes'])
   signal.setitimer(signal.ITIMER_REAL, request['seconds'])
   made = _attempt(environment.from_string, request['template'])
+  sys.stdout.write('compiled\n')
+  sys.stdout.flush()
   for messages in request['conversations']:
     signal.setitimer(signal.ITIMER_REAL, request['seconds'])
     answer = made

@@ -6,10 +6,10 @@ begin with the same hash seed and the same state of these. It imports the
 standard library and reasoning-gym, so it starts in a second.
 
 Standard input is one Python literal: a list of dictionaries with `name`,
-`parameters`, `level`, `seed`, `count` and `seconds`. Standard output is one
-literal a line: for each of them `('parameters', {...})` or `('error', why)`,
-and behind the former `count` times `('problem', answer, entry)` or
-`('bad', rule, detail)`.
+`parameters`, `level`, `seed`, `first`, `count` and `seconds`. Standard output
+is one literal a line: for each of them `('parameters', {...})` or `('error',
+why)`, and behind the former, for each index from `first` to below `count`,
+`('problem', answer, entry)` or `('bad', rule, detail)`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import os
 import random
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
@@ -34,7 +33,6 @@ _EXAMPLES = {
   'propositional_logic': 'example_answer',
   'rubiks_cube': 'example_correct_answer',
 }
-_SILENCE = 0.5  # Seconds.
 
 
 class TooSlowError(BaseException):
@@ -58,7 +56,7 @@ def answers(request: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     yield 'error', _why(error)
     return
   yield 'parameters', _changed(config)
-  for index in range(request['count']):
+  for index in range(request['first'], request['count']):
     yield _problem(dataset, index, request)
 
 
@@ -228,14 +226,10 @@ def main() -> None:
   with open(os.devnull, 'w', encoding='utf-8') as nowhere:
     spoken = sys.stdout
     with contextlib.redirect_stdout(nowhere):
-      told = time.monotonic()
       for request in requests:
         for answer in answers(request):
-          spoken.write(f'{answer!r}\n')
-          if answer[0] == 'bad' or time.monotonic() > told + _SILENCE:
-            spoken.flush()  # A bad row may end all, and progress is shown.
-            told = time.monotonic()
-  spoken.flush()
+          # At once: a silence is that of the problem that is written.
+          print(repr(answer), file=spoken, flush=True)
 
 
 if __name__ == '__main__':

@@ -13,13 +13,14 @@ from typing import Any
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from selfimprove import json_object
+from selfimprove import hub, json_object
 from selfimprove.data.hf_vocabulary import OnHost, find_eos_ids
 from selfimprove.data.tensorflow_host import seqio
 
 MODEL_FILE = 'tokenizer.model'
 _PROTO: Any = sentencepiece_model_pb2  # Generated: its names are in no file.
 _CONFIG, _ADDED = 'tokenizer_config.json', 'added_tokens.json'
+_MAX_ID = 2**31 - 1  # Ids are int32.
 
 
 class CheckpointSentencePieceVocabulary(OnHost, seqio.SentencePieceVocabulary):
@@ -30,12 +31,13 @@ class CheckpointSentencePieceVocabulary(OnHost, seqio.SentencePieceVocabulary):
   added before or behind. Behind them no space is put before a text.
 
   Attributes:
-    folder: of the checkpoint.
+    folder: of the checkpoint, which may have been fetched from the hub.
     eos_ids: every id that ends an answer; the first is `eos_id`.
     added_tokens: text -> id of what is one token wherever it stands.
   """
 
   def __init__(self, folder: str | os.PathLike[str]) -> None:
+    folder = hub.local_folder(folder)
     path = os.path.join(folder, MODEL_FILE)
     if not os.path.isfile(path):
       raise FileNotFoundError(
@@ -44,7 +46,7 @@ class CheckpointSentencePieceVocabulary(OnHost, seqio.SentencePieceVocabulary):
         'gin_configs/tasks/hugging_face_text.gin).'
       )
     super().__init__(path)
-    self.folder = os.fspath(folder)
+    self.folder = folder
     added, self._hidden = _added(folder)
     own = _model(self.sp_model)
     self._hidden |= set(own.spelt.values())
@@ -159,16 +161,39 @@ def _model(content: bytes) -> _Model:
   )
 
 
-def _added(folder: str | os.PathLike[str]) -> tuple[dict[str, int], set[int]]:
+def _added(folder: str) -> tuple[dict[str, int], set[int]]:
   """What a checkpoint adds to the model, and which of it is no text."""
   path = os.path.join(folder, _CONFIG)
   fields = json_object.read(path) if os.path.isfile(path) else {}
   found, hidden = {}, set()
-  for key, token in fields.get('added_tokens_decoder', {}).items():
-    found[token['content']] = int(key)
+  given = fields.get('added_tokens_decoder') or {}
+  for key, token in given.items() if isinstance(given, Mapping) else [('', {})]:
+    content = token.get('content') if isinstance(token, Mapping) else None
+    i = int(key) if key.isascii() and key.isdigit() and len(key) < 11 else -1
+    if not _is_token(content, i):
+      raise ValueError(
+        f'{path} has an entry of added_tokens_decoder that is not an id and an '
+        f'object with `content` ({key[:40]!r}); download it again.'
+      )
+    found[content] = i
     if token.get('special'):
-      hidden.add(int(key))
+      hidden.add(i)
   older = os.path.join(folder, _ADDED)
   if not found and os.path.isfile(older):
     found = dict(json_object.read(older))
+    for content, i in found.items():
+      if not _is_token(content, i):
+        raise ValueError(
+          f'{older} gives {content[:40]!r} the id {i!r}, and an id is a whole '
+          'number from 0 and a token is not empty; download it again.'
+        )
   return found, hidden
+
+
+def _is_token(content: Any, i: Any) -> bool:
+  return (
+    isinstance(content, str)
+    and bool(content)
+    and type(i) is int
+    and 0 <= i < _MAX_ID
+  )

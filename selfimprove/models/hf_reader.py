@@ -58,8 +58,8 @@ class Reader:
       )
     self._left.discard(name)
     stored, path = self._where[name]
-    with _opened(path) as opened:
-      return opened.get_tensor(stored)
+    with opened(path) as file:
+      return file.get_tensor(stored)
 
   def check_all_read(self, *, tied: bool) -> None:
     """Refuses a checkpoint of which something was not read.
@@ -83,14 +83,26 @@ class Reader:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Any]:
-  """A safetensors file; what is wrong with it is said in a sentence."""
+def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+  """A safetensors file; what is wrong with it is said in a sentence.
+
+  Args:
+    path: of the file; it is there.
+
+  Yields:
+    What `safetensors.safe_open` gives. Nothing but reads belongs in its
+    context: their errors are those of the file.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
   try:
-    with safe_open(path, framework='numpy') as opened:
-      yield opened
+    with safe_open(path, framework='numpy') as file:
+      yield file
   except (SafetensorError, ValueError, TypeError) as error:
     raise ValueError(
-      f'{path} is damaged, or no safetensors file ({error}); download it again.'
+      f'{os.fspath(path)} is damaged, or no safetensors file ({error}); '
+      'download it again.'
     ) from None
 
 
@@ -120,8 +132,8 @@ def _files(folder: str) -> dict[str, str]:
       f'{folder} has neither {INDEX_FILE} nor {SINGLE_FILE}; name a '
       'checkpoint in safetensors.'
     )
-  with _opened(path) as opened:
-    return dict.fromkeys(opened.keys(), path)
+  with opened(path) as file:
+    return dict.fromkeys(file.keys(), path)
 
 
 def _weight_map(index: str) -> dict[str, str]:

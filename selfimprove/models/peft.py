@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from selfimprove import json_object
-from selfimprove.models import hf
+from selfimprove.models import hf, hf_reader
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.layers import DOWN, UP
 from selfimprove.models.lora import LoRA, targets
@@ -47,6 +48,7 @@ def save(
   adapters: Params,
   *,
   base: str,
+  revision: str | None = None,
 ) -> None:
   """Writes adapters so that `peft.PeftModel.from_pretrained` loads them.
 
@@ -56,6 +58,7 @@ def save(
     lora: of the adapters.
     adapters: of `lora.make_adapters`.
     base: name or folder of the decoder's checkpoint, which `peft` notes.
+    revision: of that name on the hub; None for the newest.
   """
   os.makedirs(folder, exist_ok=True)
   tensors, modules = dict[str, np.ndarray](), set[str]()
@@ -75,6 +78,7 @@ def save(
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
     'base_model_name_or_path': base,
+    'revision': revision,
     'inference_mode': True,
     'r': lora.rank,
     'lora_alpha': int(alpha) if alpha == int(alpha) else alpha,
@@ -118,10 +122,13 @@ def load(
         '`peft` has saved.'
       )
   _check_config(folder, lora)
-  found = load_file(os.path.join(folder, TENSORS_FILE))
+  path = os.path.join(folder, TENSORS_FILE)
+  with hf_reader.opened(path) as file:
+    left = set(file.keys())
   stacks: dict[tuple[str, ...], list[np.ndarray]] = {}
   for tensor in _tensors(config, lora):
-    array = found.pop(tensor.name, None)
+    array = _read(path, tensor.name) if tensor.name in left else None
+    left.discard(tensor.name)
     if array is None or array.shape != tensor.matrix[::-1]:
       what = 'no' if array is None else f'shape {array.shape} of'
       raise ValueError(
@@ -130,10 +137,10 @@ def load(
         'these adapters adapt, or name others.'
       )
     stacks.setdefault(tensor.keys, []).append(array.T)
-  if found:
+  if left:
     raise ValueError(
-      f'{os.fspath(folder)} has {len(found)} tensors of linear maps that '
-      f'LORA_TARGETS leaves out ({min(found)}, ...); widen it to them.'
+      f'{os.fspath(folder)} has {len(left)} tensors of linear maps that '
+      f'LORA_TARGETS leaves out ({min(left)}, ...); widen it to them.'
     )
 
   def placed(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -171,6 +178,12 @@ def _tensors(config: TransformerConfig, lora: LoRA) -> Iterator[_Tensor]:
         )
 
 
+def _read(path: str, name: str) -> np.ndarray:
+  """One tensor: the file is open for no longer than that takes."""
+  with hf_reader.opened(path) as file:
+    return file.get_tensor(name)
+
+
 def _check_config(folder: str | os.PathLike[str], lora: LoRA) -> None:
   path = os.path.join(folder, CONFIG_FILE)
   fields = json_object.read(path)
@@ -178,8 +191,9 @@ def _check_config(folder: str | os.PathLike[str], lora: LoRA) -> None:
     value = fields.get(name, wanted)
     if value != wanted and (value or wanted):
       raise ValueError(
-        f'{path} has {name}={value!r}, and adapters here are of {wanted!r} '
-        'alone; merge these into their model with `peft` and begin with that.'
+        f'{path} has {name}={reprlib.repr(value)}, and adapters here are of '
+        f'{wanted!r} alone; merge these into their model with `peft` and begin '
+        'with that.'
       )
   rank, alpha = fields.get('r'), fields.get('lora_alpha')
   if (
@@ -188,8 +202,9 @@ def _check_config(folder: str | os.PathLike[str], lora: LoRA) -> None:
     or not isinstance(alpha, int | float)
   ):
     raise ValueError(
-      f'{path} has r={rank!r} and lora_alpha={alpha!r}, but LORA_RANK is '
-      f'{lora.rank}; bind LORA_RANK and LORA_ALPHA to theirs.'
+      f'{path} has r={reprlib.repr(rank)} and '
+      f'lora_alpha={reprlib.repr(alpha)}, but LORA_RANK is {lora.rank}; bind '
+      'LORA_RANK and LORA_ALPHA to theirs.'
     )
   scale = alpha / rank ** (0.5 if fields.get('use_rslora') else 1.0)
   if not math.isclose(scale, lora.scale):

@@ -152,14 +152,43 @@ def test_what_a_template_refuses_does_not_stop_the_others():
     '{{ 9 ** (9 ** (7 + messages | length)) }}',
   ],
 )
-def test_a_template_that_does_not_end_is_ended(source):
+def test_a_conversation_that_does_not_end_is_ended_alone(source):
   begin = time.monotonic()
-  source = '{% if messages|length > 1 %}' + source + '{% endif %}'
-  with pytest.raises(
-    ChatTemplateError, match=r'took more than 0.5 seconds on conversation 1'
-  ):
-    template(source, seconds=0.5).render([ASKED, ASKED * 2])
+  source = '{% if messages|length > 1 %}' + source + '{% endif %}a'
+  given = [ASKED, ASKED * 2, ASKED]
+  one, two, three = template(source, seconds=0.5).render(given)
+  assert (one, three) == ('a', 'a')
+  assert isinstance(two, ChatTemplateError)
+  assert 'took more than 0.5 seconds' in str(two)
   assert time.monotonic() - begin < 30
+
+
+@pytest.mark.parametrize(
+  'source', ['{{ 9 ** (9 ** (8 + messages | length)) }}', '{{ 9 ** (9 ** 9) }}']
+)
+def test_a_template_that_never_ends_is_not_asked_for_each_row(source):
+  with pytest.raises(
+    ChatTemplateError, match=r'took more than 0.2 seconds on conversation \d;'
+  ):
+    template(source, seconds=0.2).render([ASKED] * 1000)
+
+
+def test_what_a_template_writes_altogether_is_bounded(monkeypatch):
+  monkeypatch.setattr(chat_template, '_ROOM', 2**16)
+  source = '{{ "a" * 30000 }}'
+  assert len(template(source).render([ASKED] * 3)) == 3
+  with pytest.raises(ChatTemplateError, match=r'wrote more than \d+ bytes on'):
+    template('{{ "a" * 50000 }}').render([ASKED] * 40)
+
+
+def test_what_went_wrong_once_is_asked_again(monkeypatch, tmp_path):
+  script = tmp_path / 'worker.py'
+  script.write_text('raise SystemExit("busy")')
+  with monkeypatch.context() as patch:
+    patch.setattr(chat_template.chat_worker, '__file__', str(script))
+    with pytest.raises(ChatTemplateError, match='with status 1 busy on'):
+      template('asked again').render([ASKED])
+  assert template('asked again').render([ASKED]) == ['asked again']
 
 
 def test_the_day_can_be_another_than_today():

@@ -3,6 +3,8 @@ from __future__ import annotations
 import ast
 import re
 
+import pytest
+
 from selfimprove.data import gym_process
 
 REFUSED = [
@@ -66,3 +68,73 @@ def test_entries_arrive_as_the_package_gave_them():
     tuple
   }
   assert answer.startswith('{"0": ')
+
+
+# A package whose generator is deaf to its clock, as compiled code is.
+DEAF = """
+import dataclasses, signal, time
+import numpy  # As the real one does, which takes a while.
+
+@dataclasses.dataclass
+class Config:
+  seed: int = 0
+  size: int = 1
+  at: tuple = ()
+
+class Dataset:
+  def __init__(self, config):
+    self.config = config
+    self.wait(-1)
+
+  def wait(self, index):
+    if index in self.config.at:
+      signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+      time.sleep(600)
+
+  def __getitem__(self, index):
+    self.wait(index)
+    return {'question': f'{index}?', 'answer': f'{self.config.seed + index}'}
+
+DATASETS = {'deaf': (Dataset, Config)}
+"""
+
+
+@pytest.fixture
+def deaf(tmp_path, monkeypatch):
+  (tmp_path / 'reasoning_gym').mkdir()
+  (tmp_path / 'reasoning_gym' / '__init__.py').touch()
+  (tmp_path / 'reasoning_gym' / 'factory.py').write_text(DEAF)
+  monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+  monkeypatch.setattr(gym_process, '_SLACK', 1.0)
+
+  def asked(at):
+    return request(name='deaf', count=3, seconds=0.1, parameters={'at': at})
+
+  return asked
+
+
+SLOW = 'took longer than 0.1 s and had to be ended'
+
+
+def test_a_generator_that_hears_no_clock_loses_that_problem_alone(deaf):
+  said = list(gym_process.ask([deaf((1,)), deaf((2,)), deaf(())]))
+  assert [answer[:2] for answer in said] == [
+    ('parameters', {'at': (1,)}),
+    ('problem', '3'),
+    ('bad', 'too slow'),
+    ('problem', '5'),
+    ('parameters', {'at': (2,)}),
+    ('problem', '3'),
+    ('problem', '4'),
+    ('bad', 'too slow'),
+    ('parameters', {}),
+    ('problem', '3'),
+    ('problem', '4'),
+    ('problem', '5'),
+  ]
+  assert said[2][2] == SLOW
+
+
+def test_a_generator_that_never_begins_is_refused(deaf, monkeypatch):
+  monkeypatch.setattr(gym_process, '_START', 1.0)
+  assert list(gym_process.ask([deaf((-1,))])) == [('error', SLOW)]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from selfimprove import hub
 from selfimprove.data import vocabularies
 from selfimprove.data.chat import ChatPrompts
 from selfimprove.data.sentencepiece_vocabulary import (
@@ -200,6 +201,46 @@ def test_two_of_one_checkpoint_are_equal(folders):
   )
   assert one == other
   assert one != CheckpointSentencePieceVocabulary(folders['gemma'])
+
+
+def test_a_name_on_the_hub_is_read_like_a_folder(folder, monkeypatch):
+  monkeypatch.setattr(hub, '_fetched', lambda name, revision: str(folder))
+  vocabulary = CheckpointSentencePieceVocabulary('owner/name')
+  assert vocabulary == CheckpointSentencePieceVocabulary(folder)
+  assert vocabulary.folder == str(folder)
+
+
+def test_no_added_tokens_may_be_null(tmp_path):
+  path = write(tmp_path, 'llama') / 'tokenizer_config.json'
+  path.write_text('{"added_tokens_decoder": null}')
+  vocabulary = CheckpointSentencePieceVocabulary(tmp_path)
+  assert ADDED not in vocabulary.added_tokens
+
+
+@pytest.mark.parametrize(
+  'wrong',
+  [
+    {'480': 'a text'},
+    {'480': {}},
+    {'480': {'content': ''}},
+    {'x': {'content': 'x'}},
+    {'-1': {'content': 'x'}},
+    {'9' * 30: {'content': 'x'}},
+    ['x'],
+  ],
+)
+def test_added_tokens_that_are_none_are_refused(folders, tmp_path, wrong):
+  model = (folders['llama'] / 'tokenizer.model').read_bytes()
+  (tmp_path / 'tokenizer.model').write_bytes(model)
+  fields = {'eos_token': '</s>', 'added_tokens_decoder': wrong}
+  (tmp_path / 'tokenizer_config.json').write_text(json.dumps(fields))
+  with pytest.raises(ValueError, match='an entry of added_tokens_decoder'):
+    CheckpointSentencePieceVocabulary(tmp_path)
+  (tmp_path / 'tokenizer_config.json').unlink()
+  for i in ('7', -1, 10**12, None, True):
+    (tmp_path / 'added_tokens.json').write_text(json.dumps({'x': i}))
+    with pytest.raises(ValueError, match="gives 'x' the id"):
+      CheckpointSentencePieceVocabulary(tmp_path)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 
 from selfimprove.command import USER_ERRORS
-from selfimprove.data import chat, hf_vocabulary
-from selfimprove.models import hf, hf_config
+from selfimprove.data import chat, chat_template, hf_vocabulary
+from selfimprove.data.sentencepiece_vocabulary import (
+  CheckpointSentencePieceVocabulary,
+)
+from selfimprove.models import hf, hf_config, peft
+from selfimprove.models.lora import LoRA, make_adapters
 from selfimprove.models.transformer import make_policy
 from selfimprove.training.state import abstract_params
 from tests.data import chat_models
+from tests.data.test_sentencepiece_vocabulary import (
+  write as write_sentencepiece,
+)
 from tests.fuzz import junk
 from tests.fuzz.test_configs import CONFIGS
 from tests.training import tiny
@@ -61,6 +68,70 @@ def test_damaged_parameters_are_refused_or_read(weights):
     said.append(_said(load))
   # A changed letter in what nobody reads is no damage.
   assert np.mean([bool(sentence) for sentence in said]) > 0.9
+
+
+def test_damaged_adapters_are_refused_or_read(weights, tmp_path):
+  config = hf_config.from_folder(folder=weights[0], dtype='float32')
+  lora = LoRA(rank=2, alpha=4.0, targets='.*')
+  adapters = make_adapters(lora, make_policy(config))
+  peft.save(
+    tmp_path, config, lora, adapters.init(jax.random.key(0)), base='base'
+  )
+  like = abstract_params(adapters, tiny.mesh())
+
+  def load():
+    peft.load(tmp_path, config, lora, like=like)
+
+  assert not _said(load)
+  rng, said = random.Random(3), []
+  file = tmp_path / peft.TENSORS_FILE
+  whole = file.read_bytes()
+  header = int.from_bytes(whole[:8], 'little') + 8
+  for number in range(150):
+    if number % 3 == 0:
+      file.write_bytes(whole[: rng.randrange(len(whole))])
+    else:
+      file.write_bytes(junk.damaged(rng, whole[:header]) + whole[header:])
+    said.append(_said(load))
+  assert np.mean([bool(sentence) for sentence in said]) > 0.9
+  file.write_bytes(whole)
+  file = tmp_path / peft.CONFIG_FILE
+  fields = json.loads(file.read_text(encoding='utf-8'))
+  for _ in range(100):
+    file.write_text(json.dumps(junk.changed(rng, fields)))
+    said.append(_said(load))
+  assert 0.2 < np.mean([bool(sentence) for sentence in said[150:]]) < 1.0
+
+
+@pytest.mark.parametrize('kind', ['sentencepiece', 'tokenizers'])
+def test_a_damaged_config_of_a_tokenizer_is_refused_or_read(tmp_path, kind):
+  if kind == 'sentencepiece':
+    write_sentencepiece(tmp_path, 'llama')
+    vocabulary_cls = CheckpointSentencePieceVocabulary
+  else:
+    chat_models.write(tmp_path)
+    (tmp_path / 'generation_config.json').unlink()
+    vocabulary_cls = hf_vocabulary.HuggingFaceVocabulary
+  file = tmp_path / 'tokenizer_config.json'
+  whole, rng = file.read_bytes(), random.Random(4)
+  fields = json.loads(whole)
+
+  def read():
+    vocabulary = vocabulary_cls(tmp_path)
+    vocabulary.decode(list(vocabulary.encode('What is 2 + 3?')))
+    chat_template.find(tmp_path)
+
+  assert not _said(read)
+  said = []
+  for number in range(300):
+    changed = junk.changed(rng, fields)
+    if number % 3 == 0:
+      added = fields.get('added_tokens_decoder', {})
+      changed['added_tokens_decoder'] = junk.changed(rng, added)
+    text = json.dumps(changed).encode()
+    file.write_bytes(junk.damaged(rng, whole) if number % 3 == 1 else text)
+    said.append(_said(read))
+  assert 0.2 < np.mean([bool(sentence) for sentence in said]) < 1.0
 
 
 def test_a_damaged_tokenizer_is_refused_or_read(tmp_path):
