@@ -41,6 +41,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
   'name': ('a text', lambda value: isinstance(value, str)),
   'names': ('a list of texts', _is_names),
   'part': ('an object', lambda value: isinstance(value, dict)),
+  'table': ('an object', lambda value: isinstance(value, dict)),
 }
 _FIELDS = {
   'size': (
@@ -86,9 +87,10 @@ _FIELDS = {
     'type',
   ),
   'names': ('architectures', 'layer_types'),
+  # Its keys are not fields.
+  'table': ('id2label',),
   'part': (
     'full_attention',
-    'id2label',
     'rope_parameters',
     'rope_scaling',
     'sliding_attention',

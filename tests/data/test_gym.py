@@ -69,6 +69,7 @@ def test_answers_are_those_of_the_questions(sums):
     assert fields['prompt'] == fields['question']
 
 
+@pytest.mark.slow
 def test_the_same_problems_whatever_the_hash_seed_of_the_run(monkeypatch):
   monkeypatch.setenv('PYTHONHASHSEED', '1')
   one = tables(ORDERED_BY_HASH, problems=20)
@@ -78,6 +79,7 @@ def test_the_same_problems_whatever_the_hash_seed_of_the_run(monkeypatch):
     assert table.fields == other[split].fields
 
 
+@pytest.mark.slow
 def test_seeds_next_to_each_other_share_few_problems():
   generator = gym.Generator(name='chain_sum', parameters={'min_terms': 6})
   one, other = (

@@ -104,6 +104,7 @@ def straight(tmp_path_factory):
   return folder, state, before, seen
 
 
+@pytest.mark.slow
 def test_only_adapters_move_and_the_base_stays_where_it_is(straight):
   _, state, before, seen = straight
   _same(state.frozen, before)
@@ -114,6 +115,7 @@ def test_only_adapters_move_and_the_base_stays_where_it_is(straight):
   assert all(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_adapters_and_their_optimizer_alone(straight):
   folder, state, _, _ = straight
   saved = restore_params(folder / 'checkpoints')
@@ -126,9 +128,8 @@ def test_checkpoints_hold_adapters_and_their_optimizer_alone(straight):
   assert len(read_extra(folder / 'checkpoints')['base']) == 16
 
 
-@pytest.mark.parametrize(
-  'stop_after', [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('stop_after', [2, 4, 5])
 def test_a_run_that_goes_on_ends_as_one_in_one_go(
   straight, tmp_path, stop_after
 ):
@@ -139,6 +140,7 @@ def test_a_run_that_goes_on_ends_as_one_in_one_go(
   _same(_train(tmp_path, init_params=base), wanted)
 
 
+@pytest.mark.slow
 def test_adapters_beside_another_base_are_refused(straight, tmp_path):
   _, _, before, _ = straight
   base = lambda: jax.tree.map(jnp.asarray, before)  # noqa: E731
@@ -150,6 +152,7 @@ def test_adapters_beside_another_base_are_refused(straight, tmp_path):
     _train(tmp_path, init_params=lambda: other)
 
 
+@pytest.mark.slow
 def test_adapters_are_no_parameters_to_begin_with(straight):
   folder, state, _, _ = straight
   with pytest.raises(ValueError, match='holds LoRA adapters, without the par'):
@@ -189,6 +192,7 @@ def test_the_reference_is_the_base_and_no_copy_of_it():
   assert size(like) - size(like.frozen) - 3 * size(like.params) < 8
 
 
+@pytest.mark.slow
 def test_a_reference_that_is_taken_later_is_kept_as_adapters(straight):
   _, state, _, _ = straight
   shapes = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
@@ -242,6 +246,7 @@ def test_neither_parts_nor_the_mesh_change_an_update():
   assert all(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow
 def test_several_updates_follow_from_one_batch():
   start = _begun()[0]
   plan = steps.Plan(epochs=2, minibatches=2)
@@ -304,6 +309,7 @@ def test_a_critic_begins_with_the_base_and_trains_whole():
   assert set(trunk) == {'kernel'}
 
 
+@pytest.mark.slow
 def test_the_fingerprint_survives_json(straight):
   folder, _, before, _ = straight
   saved = json.loads(json.dumps(read_extra(folder / 'checkpoints')))['base']

@@ -114,6 +114,7 @@ def test_packed_samples_score_as_those_read_alone():
   _assert_close(rollout, _scored(rollout, ROWS), _scored(rollout, 0))
 
 
+@pytest.mark.slow
 def test_packed_samples_score_the_same_on_a_mesh():
   mesh = small.mesh(data=2, model=2)
   with jax.set_mesh(mesh):
@@ -154,6 +155,7 @@ def test_a_batch_that_does_not_fit_is_read_unpacked():
   _assert_close(long, _scored(long, ROWS), _scored(long, 0))
 
 
+@pytest.mark.slow
 def test_values_of_packed_samples_are_those_of_samples_read_alone():
   rollout, critic = _rollout(), make_critic(tiny.CONFIG)
   params = critic.init(jax.random.key(3))
