@@ -87,7 +87,7 @@ def test_damaged_adapters_are_refused_or_read(weights, tmp_path):
   file = tmp_path / peft.TENSORS_FILE
   whole = file.read_bytes()
   header = int.from_bytes(whole[:8], 'little') + 8
-  for number in range(150):
+  for number in range(60):
     if number % 3 == 0:
       file.write_bytes(whole[: rng.randrange(len(whole))])
     else:
@@ -97,10 +97,10 @@ def test_damaged_adapters_are_refused_or_read(weights, tmp_path):
   file.write_bytes(whole)
   file = tmp_path / peft.CONFIG_FILE
   fields = json.loads(file.read_text(encoding='utf-8'))
-  for _ in range(100):
+  for _ in range(40):
     file.write_text(json.dumps(junk.changed(rng, fields)))
     said.append(_said(load))
-  assert 0.2 < np.mean([bool(sentence) for sentence in said[150:]]) < 1.0
+  assert 0.2 < np.mean([bool(sentence) for sentence in said[60:]]) < 1.0
 
 
 @pytest.mark.parametrize('kind', ['sentencepiece', 'tokenizers'])
