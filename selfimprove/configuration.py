@@ -20,7 +20,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 directory."""
 
 
-_REQUIRED = re.compile(r'Required bindings for `(.*?)` not provided.*?: (.*)')
+# What nobody binds by hand.
+_DEFINED_IN = {
+  'MODEL': 'gin_configs/models/',
+  'TASK': 'gin_configs/tasks/',
+  'REWARD': 'gin_configs/tasks/',
+  'STAGES': 'gin_configs/algorithms/',
+  'EVAL_ROLLOUT': 'gin_configs/algorithms/',
+}
 
 
 class ConfigError(ValueError):
@@ -50,6 +57,11 @@ def build(
       others take its place wherever it would be used.
   """
   gin.clear_config()
+  if not files:
+    raise ConfigError(
+      'No gin file is given; name at least one, such as '
+      '--gin_file=experiments/score_self_correction/run.gin.'
+    )
   _check_files(files)
   gin.add_config_file_search_path(ROOT)
   try:
@@ -224,6 +236,8 @@ def _parse_bindings(bindings: Sequence[str]) -> dict[_Key, str]:
         r"'\1' is no value; put text in quotes",
         why,
       )
+      if why == 'Unable to parse value':
+        why += '; put text in quotes'
       raise ConfigError(f'Binding `{binding:.200}`: {why}.') from error
     written |= {(*key, name): binding for key in config for name in config[key]}
     for key, parameters in config.items():
@@ -334,6 +348,14 @@ def _required_macros() -> list[str]:
 
 
 def _not_given(macros: Sequence[str]) -> str:
+  folders = sorted(
+    {_DEFINED_IN[name] for name in macros if name in _DEFINED_IN}
+  )
+  if folders:
+    return (
+      f'Required value not given: {", ".join(macros)}; add a --gin_file of '
+      f'{" and of ".join(folders)}.'
+    )
   return (
     f'Required value not given: {", ".join(macros)}; set it in a gin file or '
     f'with --gin_bindings="{macros[0]} = ...".'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -179,6 +181,7 @@ class Experiment:
 
   def __post_init__(self) -> None:
     _check_vocabulary(self.model, self.task)
+    _warn_of_foreign_text(self.init_from, self.task)
     if self.lora is not None:
       targets(self.lora, make_policy(self.model))
     elif self.adapters_from:
@@ -236,6 +239,24 @@ def _check_vocabulary(model: TransformerConfig, task: TextTask) -> None:
     raise ValueError(
       f'The model has vocab_size={model.vocab_size}, but the vocabulary of '
       f'task {task.name!r} has {needed} ids; give the model at least as many.'
+    )
+
+
+class ForeignTextWarning(UserWarning):
+  """A checkpoint has a tokenizer, and the task is written with another."""
+
+
+def _warn_of_foreign_text(folder: str, task: TextTask) -> None:
+  files = ('tokenizer.json', 'tokenizer.model')
+  has_own = any(os.path.exists(os.path.join(folder, name)) for name in files)
+  if folder and has_own and not hasattr(task.vocabulary, 'folder'):
+    warnings.warn(
+      f'The checkpoint {folder} has a tokenizer, and the problems of task '
+      f'{task.name!r} are written with {type(task.vocabulary).__name__}, whose '
+      'ids it has never read; put gin_configs/tasks/hugging_face_text.gin '
+      'behind the file of the task.',
+      ForeignTextWarning,
+      stacklevel=2,
     )
 
 

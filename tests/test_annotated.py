@@ -78,7 +78,8 @@ def test_a_value_of_its_type_fits(name, value):
     ('named', {1: 1}, 'Mapping[str, int] | None'),
     ('many', 'text', 'Sequence[float]'),
     ('switch', 1, 'bool'),
-    ('call', 'name', 'Callable'),
+    ('call', 'name', 'function | None'),
+    ('weight', 'much', 'float | Array'),
   ],
 )
 def test_another_value_does_not(name, value, expected):
@@ -89,3 +90,15 @@ def test_another_value_does_not(name, value, expected):
 def test_fields_are_parameters_as_well(kind):
   assert annotated.mismatch(kind, 'number', 2) == ''
   assert annotated.mismatch(kind, 'number', 'two') == 'float'
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeLater:
+  """What is None until it is needed."""
+
+  pool: Settings = None
+
+
+def test_a_default_fits_whatever_it_is():
+  assert annotated.mismatch(MadeLater, 'pool', None) == ''
+  assert annotated.mismatch(MadeLater, 'pool', 3) == 'Settings'

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from selfimprove.configuration import ConfigError
-from selfimprove.experiment import MeshShape
+from selfimprove.experiment import ForeignTextWarning, MeshShape
 from selfimprove.models.lora import LoRA
 from tests.conformance import built
 
@@ -64,3 +64,10 @@ def test_adapters_that_fit_nothing_are_refused_before_anything_is_read():
     dataclasses.replace(experiment, lora=other)
   with pytest.raises(ValueError, match='this run has no adapters'):
     dataclasses.replace(experiment, adapters_from='somewhere')
+
+
+def test_problems_in_other_tokens_than_the_checkpoints_are_warned_of(tmp_path):
+  experiment = built.build(RLOO)
+  (tmp_path / 'tokenizer.json').write_text('{}')
+  with pytest.warns(ForeignTextWarning, match='has a tokenizer, and the probl'):
+    dataclasses.replace(experiment, init_from=str(tmp_path))
