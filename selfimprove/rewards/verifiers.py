@@ -217,13 +217,19 @@ class HostVerifier:
     outcomes: Sequence[Outcome],
   ) -> list[float]:
     """Verdicts, and what stands for those that are missing."""
-    rewards = []
+    rewards, errors = [], []
     for call, outcome in zip(calls, outcomes):
       reward = outcome.verdict
       if isinstance(reward, pools.Failure):
-        reward = self._instead(call, reward, known=outcome.cached)
+        try:
+          reward = self._instead(call, reward, known=outcome.cached)
+        except VerifierError as error:  # The others are to be saved as well.
+          errors.append(error)
+          continue
       # Behind a failure that raises no call was made.
       rewards.append(0.0 if reward is None else reward)
+    if errors:
+      raise errors[0]
     return rewards
 
   def _instead(

@@ -10,6 +10,8 @@ import pytest
 
 from selfimprove.algorithms import base
 from selfimprove.rewards.answers import Numeric, exact_text
+from selfimprove.rewards.pool import Failure
+from selfimprove.rewards.verdict_cache import Outcome
 from selfimprove.rewards.verifiers import (
   ExactMatch,
   HostVerifier,
@@ -185,6 +187,26 @@ def test_a_sample_without_a_verdict_is_saved(tmp_path, fallback):
   assert rows[0]['verifier'] == 'act'
   assert rows[0]['reference'] == {'answer': 'x'}
   assert 'not a finite number' in rows[0]['reason']
+
+
+def test_all_failures_of_a_batch_are_saved_and_the_first_is_raised(
+  tmp_path, monkeypatch
+):
+  path = tmp_path / 'failures.jsonl'
+  verifier = HostVerifier(fn=misbehaving.act, workers=3)
+  verifier.save_failures(path)
+  # As of three workers that failed at once, where the order is chance.
+  verdicts = [1.0, Failure(reason='a'), Failure(reason='b', timed_out=True)]
+  outcomes = [
+    Outcome(verdict=verdict, cached=False, seconds=0.0)
+    for verdict in [*verdicts, None]
+  ]
+  monkeypatch.setattr(verifier.calls, 'run', lambda *_, **__: outcomes)
+  with pytest.raises(VerifierError, match="'act' a "):
+    verifier.judge([['u', 'v', 'w', 'x']], [{}])
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  assert [row['attempt'] for row in rows] == ['v', 'w']
+  assert [row['timed_out'] for row in rows] == [False, True]
 
 
 def test_an_attempt_that_was_cut_off_is_wrong_and_not_judged():
