@@ -88,6 +88,18 @@ class PassesTests:
     """
     getattr(self, '_sandbox').prepare()  # noqa: B009
 
+  def check(self, reference: Mapping[str, Any]) -> None:
+    """Reads the tests of a row, and runs none.
+
+    Args:
+      reference: data row.
+
+    Raises:
+      ValueError: the row has no tests, or they cannot be read.
+    """
+    if rows.scripts(reference) is None:
+      rows.read_tests(reference)
+
   def __call__(self, attempt: str, reference: Mapping[str, Any]) -> float:
     """Returns the verdict.
 

@@ -106,6 +106,17 @@ class MathAnswer:
     if self.algebra:
       symbolic.prepare()
 
+  def check(self, reference: Mapping[str, Any]) -> None:
+    """Looks for the reference answer of a row.
+
+    Args:
+      reference: data row.
+
+    Raises:
+      ValueError: the row has no reference answer.
+    """
+    self._target(reference)
+
   def __call__(self, attempt: str, reference: Mapping[str, Any]) -> float:
     """Returns the verdict.
 

@@ -77,33 +77,30 @@ _ALIASES = {
   for alias in (unit, *aliases.split())
   if alias
 }
-# A letter is a unit in one case only: 5 n is a product, and 5 M may be millions.
+# A letter is a unit in one case only: 5 n is a product, 5 M may be millions.
 _LETTERS = frozenset('mgshdlLNJWVKCF')
-# Words that change a number, or make an expression of it; in the plural too.
-_NUMBER_WORDS = frozenset(
-  (
-    'zero one two three four five six seven eight nine ten eleven twelve '
-    'thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty '
-    'thirty forty fifty sixty seventy eighty ninety hundred thousand million '
-    'billion trillion quadrillion quintillion mil mill mln bil bln thou grand '
-    'lakh lac crore myriad dozen score gross half halve third quarter fourth '
-    'fifth sixth seventh eighth ninth tenth eleventh twelfth hundredth '
-    'thousandth millionth billionth trillionth infinity kilo mega giga milli '
-    'micro nano centi deci deca hecto tera root power exponent factorial '
-    'negative positive reciprocal inverse remainder double triple quadruple'
-  ).split()
+# Words that change a number, or make an expression of it.
+_NUMBER_WORD = re.compile(
+  '(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|'
+  'thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|hundred|'
+  'thousand|mil|mill|million|mln|bil|bln|billion|trillion|quadrillion|'
+  'quintillion|thou|grand|lakh|lac|crore|myriad|dozen|score|gross|half|halve|'
+  'third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|'
+  'twelfth|hundredth|thousandth|millionth|billionth|trillionth|kilo|mega|giga|'
+  'tera|milli|micro|nano|centi|deci|deca|hecto|root|power|exponent|factorial|'
+  'negative|positive|reciprocal|inverse|remainder|double|triple|quadruple)'
+  '(?:s|es)?|(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet|infinit)'
+  '(?:y|ies)'
 )
-_OPERATION_WORDS = frozenset(
-  (
-    'or and not nor but no to from than then if of between minus '
-    'plus times over by less more fewer greater smaller below above under '
-    'beyond beneath before after short squared cubed raised twice thrice once '
-    'doubled tripled quadrupled halved multiplied divided added subtracted '
-    'increased decreased choose mod modulo base radix binary octal hexadecimal '
-    'infinite only except without about approximately roughly nearly almost '
-    'maybe perhaps possibly wrong incorrect true false none sin cos tan cot '
-    'csc sine cosine tangent log exp sqrt gcd lcm max lim det squareroot'
-  ).split()
+_OPERATION_WORD = re.compile(
+  'or|and|not|nor|but|no|to|from|than|then|if|of|between|minus|plus|times|over|'
+  'by|less|more|fewer|greater|smaller|below|above|under|beyond|beneath|before|'
+  'after|short|squared|cubed|raised|twice|thrice|once|doubled|tripled|'
+  'quadrupled|halved|multiplied|divided|added|subtracted|increased|decreased|'
+  'choose|mod|modulo|base|radix|binary|octal|hexadecimal|infinite|only|except|'
+  'without|about|approximately|roughly|nearly|almost|maybe|perhaps|possibly|'
+  'wrong|incorrect|true|false|none|sin|cos|tan|cot|csc|sine|cosine|tangent|log|'
+  'exp|sqrt|gcd|lcm|max|lim|det'
 )
 
 
@@ -156,7 +153,9 @@ def quantity(text: str) -> Quantity | None:
       if money and (percent or unit not in ('', money.group(1))):
         return None
       unit = money.group(1) if money else unit
-      return Quantity(value=sign * value, percent=percent, unit=unit, plain=plain)
+      return Quantity(
+        value=sign * value, percent=percent, unit=unit, plain=plain
+      )
   return None
 
 
@@ -255,15 +254,10 @@ def _unit_word(word: str, spaced: bool) -> str | None:
       known = _ALIASES[name]
       unit = len(lower) > 1 or (spaced and found[1] in _LETTERS)
       return (known and known + power) if unit else None
-  if len(lower) < 3 or _says_a_number(lower) or power:
+  words = _NUMBER_WORD, _OPERATION_WORD
+  if len(lower) < 3 or power or any(word.fullmatch(lower) for word in words):
     return None
   return singular
-
-
-def _says_a_number(word: str) -> bool:
-  forms = {word, re.sub('s$', '', word), re.sub('es$', '', word)}
-  forms.add(re.sub('ies$', 'y', word))
-  return word in _OPERATION_WORDS or not forms.isdisjoint(_NUMBER_WORDS)
 
 
 def _value(found: re.Match[str]) -> Fraction | None:

@@ -147,8 +147,8 @@ def filter_system_calls(*, processes: bool) -> bool:
   """Refuses (EPERM) the system calls that a program under test has no use for.
 
   Sockets but pairs of them, mounts, namespaces, keys, tracing and signalling
-  other processes, also as owners of a descriptor, shared memory that no limit counts, changing the limits of
-  others, being spared when the parent ends.
+  other processes, also as owners of a descriptor, shared memory that no limit
+  counts, changing the limits of others, being spared when the parent ends.
 
   Args:
     processes: whether to allow new processes, programs and signals.
@@ -332,7 +332,7 @@ def _filter(processes: bool) -> bytes:
 def _on_argument(
   number: int, test: int, value: int, *, refused: bool, index: int = 0
 ) -> list[bytes]:
-  """Refuses one call where the test of an argument, of 32 bits, is `refused`."""
+  """Refuses one call where the test of an argument (32 bits) is `refused`."""
   return [
     _instruction(_JUMP_EQUAL, number, no=4),
     _instruction(_LOAD, _ARGUMENTS + 8 * index),

@@ -180,6 +180,25 @@ class HostVerifier:
     rewards[asked] = self._rewards(asked_calls, outcomes)
     return rewards.reshape(shape)
 
+  def check(self, references: Sequence[Mapping[str, Any]]) -> None:
+    """Checks rows before any attempt, where `fn` has a `check(reference)`.
+
+    Args:
+      references: data rows.
+
+    Raises:
+      ValueError: `fn` cannot judge by one; names the first.
+    """
+    check = getattr(self.fn, 'check', lambda _: None)
+    for index, reference in enumerate(references):
+      try:
+        check(reference)
+      except ValueError as error:
+        raise ValueError(
+          f'Row {index} of {len(references)} cannot be judged by '
+          f'{pools.verifier_name(self.fn)!r}: {error}'
+        ) from error
+
   def metrics(self) -> types.Metrics:
     """What became of the calls of the last `judge`.
 

@@ -28,8 +28,8 @@ def serve(connection: Connection) -> None:
   Args:
     connection: brings first the settings (`parent`, `path`, `memory_bytes`,
       `verifier`), then pairs (attempt, reference); takes `('ready', '', 0.0)`
-      or, of kind `unusable` or `unprepared`, `(kind, why, 0.0)`, then one answer of `answer` per pair with
-      the seconds that it took.
+      or, of kind `unusable` or `unprepared`, `(kind, why, 0.0)`, then one
+      answer of `answer` per pair with the seconds that it took.
   """
   try:
     verifier = _set_up(connection.recv())

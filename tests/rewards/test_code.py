@@ -109,7 +109,7 @@ def test_a_machine_that_cannot_isolate_ends_a_run_and_gives_no_zero():
   # Settings that no machine has; a fallback must not hide them.
   fn = PassesTests(packages=('/no/such/folder',))
   host = HostVerifier(fn=fn, workers=1, fallback=0.0, timeout_seconds=30.0)
-  with pytest.raises(RuntimeError, match='cannot be prepared.*SandboxError'):
+  with pytest.raises(RuntimeError, match=r'cannot be prepared.*SandboxError'):
     host.judge([['x']], [_ADD])
   host.close()
 

@@ -41,7 +41,15 @@ def test_numbers_that_would_fill_the_memory_are_not_harmless(bomb, generator):
 
 @pytest.mark.parametrize(
   'call',
-  ['N(pi, 99999999)', 'N (pi, 9)', 'S(1)', 'O(x)', 'Q(1)', '(N)(pi, 9)', '_(1)'],
+  [
+    'N(pi, 99999999)',
+    'N (pi, 9)',
+    'S(1)',
+    'O(x)',
+    'Q(1)',
+    '(N)(pi, 9)',
+    '_(1)',
+  ],
 )
 @pytest.mark.parametrize('generator', sorted(FORMULAS))
 def test_a_letter_is_not_called(call, generator):

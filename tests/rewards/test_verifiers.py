@@ -10,6 +10,9 @@ import pytest
 
 from selfimprove.algorithms import base
 from selfimprove.rewards.answers import Numeric, exact_text
+from selfimprove.rewards.by_source import BySource
+from selfimprove.rewards.code import PassesTests
+from selfimprove.rewards.mathematics import MathAnswer
 from selfimprove.rewards.pool import Failure
 from selfimprove.rewards.verdict_cache import Outcome
 from selfimprove.rewards.verifiers import (
@@ -259,6 +262,35 @@ def test_a_closed_host_verifier_can_judge_again():
   for _ in range(2):
     assert verifier.judge([['a']], [{'answer': 'a'}]).tolist() == [[1.0]]
     verifier.close()
+
+
+@pytest.mark.parametrize(
+  ('fn', 'good', 'bad', 'message'),
+  [
+    (
+      PassesTests(),
+      {'test_list': ['assert f(1) == 1'], 'code': 'f = 0'},
+      {'test_list': ['assert f(']},
+      'not Python',
+    ),
+    (MathAnswer(), {'answer': '5'}, {'answer': ' '}, 'holds no answer'),
+    (
+      BySource(verifiers={'math': MathAnswer(), 'any': exact_text}),
+      {'source': 'any'},
+      {'source': 'math', 'answer': ''},
+      'holds no answer',
+    ),
+  ],
+)
+def test_the_first_row_that_cannot_be_judged_is_named(fn, good, bad, message):
+  host = HostVerifier(fn=fn)
+  host.check([good])
+  with pytest.raises(ValueError, match=f'Row 1 of 3 .*{message}'):
+    host.check([good, bad, bad])
+
+
+def test_a_verifier_without_a_check_takes_any_row():
+  HostVerifier(fn=exact_text).check([{}])
 
 
 def test_rows_that_do_not_match_are_refused():
