@@ -29,7 +29,7 @@ from selfimprove.models.lora import LoRA, make_adapters, targets
 from selfimprove.models.transformer import make_policy
 from selfimprove.rewards.failures import FAILURES_FILE
 from selfimprove.rewards.texts import attempt_texts
-from selfimprove.rewards.verifiers import ExactMatch
+from selfimprove.rewards.verifiers import ExactMatch, HostVerifier
 from selfimprove.training.detectors import Detector, default_detectors
 from selfimprove.training.loop import Schedule
 from selfimprove.training.stages import Stage, needs_critic, unroll
@@ -289,8 +289,10 @@ def check_judged(
 
   Raises:
     ValueError: the reward compares tokens and no problem has an answer in
-      tokens.
+      tokens, or it is a `HostVerifier` that cannot read a problem's row.
   """
+  if isinstance(reward, HostVerifier):
+    reward.check(table.fields)
   if isinstance(reward, ExactMatch) and not np.any(table.answer_mask):
     raise ValueError(
       f'None of the {len(table)} problems has a token-exact answer, so '

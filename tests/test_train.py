@@ -7,7 +7,8 @@ import pytest
 
 from selfimprove import configuration, evaluate, train
 from selfimprove.experiment import Experiment, check_judged
-from selfimprove.rewards.verifiers import ExactMatch
+from selfimprove.rewards.mathematics import MathAnswer
+from selfimprove.rewards.verifiers import ExactMatch, HostVerifier
 from selfimprove.training import lock
 from selfimprove.training.finite import START_AGAIN
 from selfimprove.training.metrics import read_rows
@@ -148,6 +149,16 @@ def test_problems_without_token_exact_answers_are_refused_by_exact_match():
   check_judged(tiny.Evenness(), blank)
   with pytest.raises(ValueError, match='None of the 12 problems has a token-'):
     check_judged(ExactMatch(eos_ids=(1,)), blank)
+
+
+def test_a_row_that_its_verifier_cannot_read_is_refused_before_the_run():
+  table = tiny.table()
+  fields = [{'answer': '5'} for _ in table.fields]
+  fields[3] = {'answer': ''}
+  unreadable = type(table)(**{**vars(table), 'fields': tuple(fields)})
+  check_judged(HostVerifier(fn=MathAnswer()), table)
+  with pytest.raises(ValueError, match=r'Row 3 of 12 .*holds no answer'):
+    check_judged(HostVerifier(fn=MathAnswer()), unreadable)
 
 
 def test_training_refuses_problems_that_cannot_be_judged(tmp_path, monkeypatch):

@@ -54,6 +54,18 @@ class BySource:
     for verifier in self.verifiers.values():
       getattr(verifier, 'prepare', lambda: None)()
 
+  def check(self, reference: Mapping[str, Any]) -> None:
+    """Has the row's verifier check it, if that does so.
+
+    Args:
+      reference: data row.
+
+    Raises:
+      ValueError: the row names no verifier, or that cannot judge by it.
+    """
+    verifier = self.verifiers[self.name(reference)]
+    getattr(verifier, 'check', lambda _: None)(reference)
+
   def __call__(self, attempt: str, reference: Mapping[str, Any]) -> float:
     """Returns the verdict.
 

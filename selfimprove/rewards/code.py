@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from selfimprove.rewards import sandbox_wire as wire
 from selfimprove.rewards.sandbox import Box, Limits, Sandbox, SandboxError
 
 _LONGEST_PROGRAM = 100_000
+# The end of a box is decided here; one that this process forgot ends by itself.
+_SPARE_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +59,9 @@ class PassesTests:
     score: `all` gives 1.0 where every case passed, else 0.0; `fraction` gives
       the share of cases that passed.
     isolation: see `Sandbox`.
-    limits: of each box; `wall_seconds` is that of a whole verdict. What calls
-      the verifier has to allow some seconds more.
+    limits: of each box; `wall_seconds` is that of a whole verdict, without
+      the time in which boxes are set up. What calls the verifier has to allow
+      some seconds more.
     packages: see `Sandbox`.
   """
 
@@ -75,6 +79,26 @@ class PassesTests:
       packages=tuple(self.packages),
     )
     object.__setattr__(self, '_sandbox', sandbox)
+
+  def prepare(self) -> None:
+    """Tries the isolation and starts what starts boxes.
+
+    Raises:
+      SandboxError: the sandbox does not work, or not as strongly as asked.
+    """
+    getattr(self, '_sandbox').prepare()  # noqa: B009
+
+  def check(self, reference: Mapping[str, Any]) -> None:
+    """Reads the tests of a row, and runs none.
+
+    Args:
+      reference: data row.
+
+    Raises:
+      ValueError: the row has no tests, or they cannot be read.
+    """
+    if rows.scripts(reference) is None:
+      rows.read_tests(reference)
 
   def __call__(self, attempt: str, reference: Mapping[str, Any]) -> float:
     """Returns the verdict.
@@ -98,18 +122,17 @@ class PassesTests:
   def report(self, attempt: str, reference: Mapping[str, Any]) -> Report:
     """What became of each case; arguments and errors are those of a call."""
     sandbox: Sandbox = getattr(self, '_sandbox')  # noqa: B009, set above.
-    end = time.monotonic() + self.limits.wall_seconds
     sources = rows.extract(attempt, reference)
     short = max(map(len, sources)) <= _LONGEST_PROGRAM
     scripts = rows.scripts(reference)
     if scripts is not None:
       count, run = (
         len(scripts),
-        lambda: _run_script(sandbox, sources, scripts, end),
+        lambda: _run_script(sandbox, sources, scripts),
       )
     else:
       tests = rows.read_tests(reference)
-      count, run = tests.cases, lambda: _run_tests(sandbox, sources, tests, end)
+      count, run = tests.cases, lambda: _run_tests(sandbox, sources, tests)
     if short:
       return run()
     return Report(passed=0, cases=count, reasons=('it is too long',))
@@ -120,14 +143,19 @@ class PassesTests:
 
 
 def _run_tests(
-  sandbox: Sandbox, sources: list[str], tests: rows.RowTests, end: float
+  sandbox: Sandbox, sources: list[str], tests: rows.RowTests
 ) -> Report:
   ours, theirs = socket.socketpair()
   with ours, theirs, contextlib.ExitStack() as boxes:
-    program = boxes.enter_context(sandbox.start('calls', ours))
-    examiner = boxes.enter_context(sandbox.start('examine', theirs))
+    start = functools.partial(sandbox.start, spare_seconds=_SPARE_SECONDS)
+    program = boxes.enter_context(start('calls', ours))
+    examiner = boxes.enter_context(start('examine', theirs))
     ours.close()
     theirs.close()
+    # A machine that is slow to set up boxes makes no program wrong.
+    program.wait_until_up()
+    examiner.wait_until_up()
+    end = time.monotonic() + sandbox.limits.wall_seconds
     _tell(program, {'sources': sources})
     _tell(examiner, dataclasses.asdict(tests))
     return _tally(examiner, tests.cases, end)
@@ -176,11 +204,12 @@ def _run_script(
   sandbox: Sandbox,
   sources: list[str],
   cases: list[tuple[str, str]],
-  end: float,
 ) -> Report:
   passed, reasons = 0, []
+  left = sandbox.limits.wall_seconds
   for given, expected in cases:
-    why = _script_case(sandbox, sources, given, expected, end)
+    why, seconds = _script_case(sandbox, sources, given, expected, left)
+    left -= seconds
     if why is None:
       passed += 1
     else:
@@ -189,17 +218,31 @@ def _run_script(
 
 
 def _script_case(
-  sandbox: Sandbox, sources: list[str], given: str, expected: str, end: float
+  sandbox: Sandbox, sources: list[str], given: str, expected: str, left: float
+) -> tuple[str | None, float]:
+  """Why a case failed, None where it passed; and the seconds that it ran."""
+  if left <= 0:
+    return 'the time was up', 0.0
+  with sandbox.start('script', spare_seconds=_SPARE_SECONDS) as box:
+    box.wait_until_up()
+    began = time.monotonic()
+    why = _run_case(box, sources, given, expected, sandbox.limits, began + left)
+    return why, time.monotonic() - began
+
+
+def _run_case(
+  box: Box,
+  sources: list[str],
+  given: str,
+  expected: str,
+  limits: Limits,
+  end: float,
 ) -> str | None:
-  """Why a case failed; None where it passed."""
-  if time.monotonic() >= end:
-    return 'the time was up'
-  with sandbox.start('script') as box:
-    _tell(box, {'sources': sources, 'stdin': given})
-    output = _output(box.channel, sandbox.limits.output_bytes, end)
-    if isinstance(output, str):
-      return output
-    status = box.finish(end - time.monotonic())['ended']
+  _tell(box, {'sources': sources, 'stdin': given})
+  output = _output(box.channel, limits.output_bytes, end)
+  if isinstance(output, str):
+    return output
+  status = box.finish(end - time.monotonic())['ended']
   if status != 0:
     return f'it ended with status {status}'
   shown = output.decode('utf-8', 'replace')

@@ -16,7 +16,10 @@ _STATED = re.compile(
 )
 # The end of a sentence: a decimal point is followed by a digit.
 _SENTENCE = re.compile(r'\.(?:\s|$)|[!?](?=\s+[A-Z])')
-_LETTER = re.compile(r'\(([A-J])\)|^\s*\**([A-J])\**[.:)]?\s*$', re.MULTILINE)
+# Blanks of one line alone: white space of all lines would be read once a line.
+_LETTER = re.compile(
+  r'\(([A-J])\)|^[ \t]*\**([A-J])\**[.:)]?[ \t\r]*$', re.MULTILINE
+)
 
 
 def stated(text: str) -> str | None:

@@ -41,6 +41,8 @@ _LITERAL_NODES = (
 _ARITHMETIC = re.compile(r'[\d\s+\-*/().]*', re.ASCII)
 _FORMULA = re.compile(r'[\w\s+\-*/().,]*', re.ASCII)
 _NAME = re.compile(r'[A-Za-z_]\w*', re.ASCII)
+# SymPy's N, S, O, Q and E can be called; x (1 + y) is a product nowhere.
+_LETTER_CALL = re.compile(r'(?<![A-Za-z0-9_])[A-Za-z_][\s)]*\(', re.ASCII)
 _FUNCTIONS = frozenset(
   {'sin', 'cos', 'tan', 'sec', 'csc', 'cot', 'sinh', 'cosh', 'tanh'}
   | {'asin', 'acos', 'atan', 'asinh', 'acosh', 'atanh'}
@@ -67,7 +69,7 @@ def is_harmless(attempt: str, *, generator: str) -> bool:
   if generator in FORMULAS:
     known = all(
       len(name) == 1 or name in _FUNCTIONS for name in _NAME.findall(attempt)
-    )
+    ) and not _LETTER_CALL.search(attempt)
     return bool(_FORMULA.fullmatch(attempt)) and known and _is_small(attempt)
   return True
 

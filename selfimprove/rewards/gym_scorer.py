@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from selfimprove import answer_text
 from selfimprove.rewards.gym_guards import is_harmless
 
 Where = Literal['whole', 'last_line', 'tags', 'boxed']
@@ -110,18 +111,7 @@ def answer_in(attempt: str, *, where: Where) -> str | None:
   if where == 'tags':
     found = _TAGS.findall(attempt)
     return found[-1].strip() if found else None
-  start = attempt.rfind('\\boxed{')
-  return None if start < 0 else _braced(attempt[start + len('\\boxed{') :])
-
-
-def _braced(text: str) -> str | None:
-  """What stands before the brace that closes one opened before the text."""
-  depth = 1
-  for end, character in enumerate(text):
-    depth += (character == '{') - (character == '}')
-    if depth == 0:
-      return text[:end].strip()
-  return None
+  return answer_text.boxed(attempt)
 
 
 def _score(dataset: Any, answer: str, entry: dict[str, Any]) -> float:

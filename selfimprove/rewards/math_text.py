@@ -97,7 +97,9 @@ def canonical(text: str) -> str:
   text = unicodedata.normalize('NFKC', text.translate(_SYMBOLS))
   for pattern, new in _SPELLINGS[1:]:
     text = pattern.sub(new, text)
-  return text.strip().rstrip(' .,;')
+  ended = text.strip().rstrip(' .,;')
+  # 5... goes on, and is not 5.
+  return text.strip() if '..' in text[len(ended) :] else ended
 
 
 def same_text(a: str, b: str) -> bool:

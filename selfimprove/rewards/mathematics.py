@@ -14,14 +14,26 @@ _CHOICE = re.compile(
   r'(?:option|choice|answer)?\s*\(?(?P<letter>[A-J])\)?(?:[.:)]\s?(?P<rest>.*))?',
   re.IGNORECASE,
 )
-# A. or B. is no choice.
+# `A. or B`, `A. this, C` and `A. this, c` are no choice; `B. A dog` is one, and
+# so is `B. x + C`.
 _ANOTHER = re.compile(
-  r'\([A-J]\)|(?<![a-zA-Z])[A-J][.:)]|\b(?:or|and)\s+\(?[A-J]\b'
+  r'(?<![a-zA-Z+^_*])(?<![+^_*] )(?:[B-HJ]|A(?! [a-z]{3,}))(?![a-zA-Z])'
+  r'|\([A-J]\)|(?<![a-zA-Z])[A-J][.:)]|\b(?:or|and|be)\s+\(?[A-J]\b'
+  r'|(?:[,;/]|\b(?:or|and|be))\s*\(?[a-j]\)?\s*$'
 )
 _ONE_LETTER = re.compile(r'\(?([A-J])\)?')
 _NAMED = re.compile(
   r'(?P<name>\\?[a-zA-Z]+(?:_\{?\w+\}?)?(?:\([a-zA-Z, ]+\))?) ?(?:=|\\in) ?'
   r'(?P<value>[^=<>]+)'
+)
+_LETTER = re.compile(
+  r'(?<![\\a-zA-Z])[a-zA-Z]|\\(?:[a-zA-Z]*eta|alpha|gamma|delta|epsilon|'
+  r'var[a-z]+|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi|chi|psi|'
+  r'omega|angle|overline|Delta|Gamma|Lambda|Omega|Phi|Psi|Sigma)\b'
+)
+_TRAIL = re.compile(
+  r'\.\.|≡|\\[lcvd]?dots|\\(?:equiv|implies|iff|to|mapsto|(?:long)?(?:left)?'
+  r'rightarrow|Rightarrow|Leftrightarrow)\b'
 )
 _MOST_ITEMS = 20
 _MARKS = ('####', '\\boxed{}')  # Of answers that are not there.
@@ -45,6 +57,10 @@ class MathAnswer:
   5. words, without regard to case;
   6. computer algebra (`symbolic`), if both are within its bounds. Longer or
      larger answers are wrong unless they are the same text.
+
+  `x = 5` is 5, and so is an equation with a letter on its left; `4 = 5`, chains
+  (`x = 4 = 5`) and answers that go on (`5...`) are only what a reference of
+  that form says, part by part.
 
   Angles are not converted to radians, a decimal is not a fraction with no end
   (0.33 and 1/3) unless a tolerance says so, and π is not 3.14.
@@ -89,6 +105,17 @@ class MathAnswer:
     """Loads computer algebra; a worker does so before its first call."""
     if self.algebra:
       symbolic.prepare()
+
+  def check(self, reference: Mapping[str, Any]) -> None:
+    """Looks for the reference answer of a row.
+
+    Args:
+      reference: data row.
+
+    Raises:
+      ValueError: the row has no reference answer.
+    """
+    self._target(reference)
 
   def __call__(self, attempt: str, reference: Mapping[str, Any]) -> float:
     """Returns the verdict.
@@ -168,6 +195,13 @@ class MathAnswer:
     return self._same_value(answer, target)
 
   def _same_value(self, answer: str, target: str) -> bool:
+    if bool(_TRAIL.search(answer)) > bool(_TRAIL.search(target)):
+      return False
+    chains = _chain(answer), _chain(target)
+    if len(chains[0]) > 2:
+      return len(chains[0]) == len(chains[1]) and all(map(self._same, *chains))
+    if len(chains[0]) == 2 and not _is_equation(answer, target):
+      return False
     limit = self.max_characters
     if not self.algebra or not all(
       symbolic.readable(text, max_characters=limit) for text in (answer, target)
@@ -197,6 +231,21 @@ class MathAnswer:
         return False
       left.remove(match)
     return True
+
+
+def _chain(text: str) -> list[str]:
+  """What stands between equality signs; systems of equations are whole."""
+  return [text] if r'\begin' in text else text.split('=')
+
+
+def _is_equation(answer: str, target: str) -> bool:
+  """Whether an answer with one `=` says something about a letter."""
+  left, right = answer.split('=')
+  sides = (left, right) if '=' in target else (left,)
+  return any(
+    _LETTER.search(side) and quantities.quantity(side.strip()) is None
+    for side in sides
+  )
 
 
 def _unnamed(answer: str, target: str) -> tuple[str, str] | None:

@@ -190,6 +190,11 @@ class VerifierPool:
           f'Verifier {self._name!r} cannot be loaded in a worker process: '
           f'{content}. Define it at the top level of an importable module.'
         )
+      if kind == 'unprepared':
+        raise RuntimeError(
+          f'Verifier {self._name!r} cannot be prepared in a worker process: '
+          f'{content}'
+        )
       if kind == 'failure':
         return Failure(reason=content)
       return content if kind == 'value' else None

@@ -77,11 +77,30 @@ _ALIASES = {
   for alias in (unit, *aliases.split())
   if alias
 }
+# A letter is a unit in one case only: 5 n is a product, 5 M may be millions.
+_LETTERS = frozenset('mgshdlLNJWVKCF')
 # Words that change a number, or make an expression of it.
-_NO_UNITS = re.compile(
-  'or|and|not|to|minus|plus|times|over|by|of|hundred|thousand|million|billion|'
-  'trillion|dozen|half|third|quarter|sin|cos|tan|cot|csc|log|exp|sqrt|mod|gcd|'
-  'lcm|max|lim|det|base|if|then|true|false|none'
+_NUMBER_WORD = re.compile(
+  '(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|'
+  'thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|hundred|'
+  'thousand|mil|mill|million|mln|bil|bln|billion|trillion|quadrillion|'
+  'quintillion|thou|grand|lakh|lac|crore|myriad|dozen|score|gross|half|halve|'
+  'third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|'
+  'twelfth|hundredth|thousandth|millionth|billionth|trillionth|kilo|mega|giga|'
+  'tera|milli|micro|nano|centi|deci|deca|hecto|root|power|exponent|factorial|'
+  'negative|positive|reciprocal|inverse|remainder|double|triple|quadruple)'
+  '(?:s|es)?|(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet|infinit)'
+  '(?:y|ies)'
+)
+_OPERATION_WORD = re.compile(
+  'or|and|not|nor|but|no|to|from|than|then|if|of|between|minus|plus|times|over|'
+  'by|less|more|fewer|greater|smaller|below|above|under|beyond|beneath|before|'
+  'after|short|squared|cubed|raised|twice|thrice|once|doubled|tripled|'
+  'quadrupled|halved|multiplied|divided|added|subtracted|increased|decreased|'
+  'choose|mod|modulo|base|radix|binary|octal|hexadecimal|infinite|only|except|'
+  'without|about|approximately|roughly|nearly|almost|maybe|perhaps|possibly|'
+  'wrong|incorrect|true|false|none|sin|cos|tan|cot|csc|sine|cosine|tangent|log|'
+  'exp|sqrt|gcd|lcm|max|lim|det'
 )
 
 
@@ -93,11 +112,14 @@ class Quantity:
     value: as it is written: 50 for 50 %.
     percent: whether it is a percentage.
     unit: in one spelling; empty where there is none.
+    plain: whether at most one word of the unit is not known, as in `5 apples`
+      or `5 m/s`; words that are not known may say anything.
   """
 
   value: Fraction
   percent: bool
   unit: str
+  plain: bool = True
 
 
 def quantity(text: str) -> Quantity | None:
@@ -108,7 +130,8 @@ def quantity(text: str) -> Quantity | None:
 
   Returns:
     The quantity; None where the text is anything else, divides by zero, or is
-    larger than 10^999 or 200 characters.
+    larger than 10^999 or 200 characters. Words for numbers and operations are
+    no units: neither `5 millions` nor `7 squared` is a quantity.
 
   >>> quantity(r'-1\frac{1}{2} cm').value
   Fraction(-3, 2)
@@ -126,11 +149,13 @@ def quantity(text: str) -> Quantity | None:
     behind = found and _behind(rest[found.end() :])
     value = _value(found) if found and behind else None
     if behind and value is not None:
-      percent, unit = behind
+      percent, unit, plain = behind
       if money and (percent or unit not in ('', money.group(1))):
         return None
       unit = money.group(1) if money else unit
-      return Quantity(value=sign * value, percent=percent, unit=unit)
+      return Quantity(
+        value=sign * value, percent=percent, unit=unit, plain=plain
+      )
   return None
 
 
@@ -143,9 +168,10 @@ def agree(
 ) -> bool:
   """Whether a quantity is that of the reference.
 
-  Numbers are compared exactly, but for the tolerances. A unit that only one
-  side states is not compared; units are not converted. If one side is a
-  percentage, 50 % is both 50 and 1/2.
+  Numbers are compared exactly, but for the tolerances; units are not
+  converted. A unit that only one side states is not compared, unless it is the
+  attempt and its unit is not `plain`. If one side is a percentage, 50 % is both
+  50 and 1/2.
 
   Args:
     a: of the attempt.
@@ -157,6 +183,8 @@ def agree(
     Whether they agree.
   """
   if a.unit and b.unit and a.unit != b.unit:
+    return False
+  if not b.unit and not a.plain:
     return False
   # Through text: 0.003 is 3/1000, as it was written.
   relative = Fraction(str(relative_tolerance))
@@ -180,16 +208,16 @@ def _sign(text: str) -> tuple[int, str]:
   return 1, text
 
 
-def _behind(text: str) -> tuple[bool, str] | None:
-  """Percentage and unit that follow a number; None if it is something else."""
+def _behind(text: str) -> tuple[bool, str, bool] | None:
+  """Percentage, unit and `plain` of it behind a number; None if it is more."""
   percent = _PERCENT.match(text)
   unit = _unit(text[percent.end() :] if percent else text)
-  return None if unit is None else (percent is not None, unit)
+  return None if unit is None else (percent is not None, *unit)
 
 
-def _unit(text: str) -> str | None:
+def _unit(text: str) -> tuple[str, bool] | None:
   if not text.strip():
-    return ''
+    return '', True
   spaced = text.startswith(' ')
   text = text.replace(r'^{\circ}', ' degree ').replace(' ^', '^').strip()
   if re.search(r'[^a-zA-Z0-9^{}/ -]', text):
@@ -197,7 +225,7 @@ def _unit(text: str) -> str | None:
   words = re.split(r' ?/ ?| +', re.sub(r'\bper\b', '/', text))
   if len(words) > 4:
     return None
-  names, power = [], ''
+  names, power, unknown = [], '', 0
   for word in words:
     lower = word.lower()
     if lower in ('square', 'sq', 'cubic'):
@@ -208,9 +236,10 @@ def _unit(text: str) -> str | None:
       name = _unit_word(word, spaced)
       if name is None:
         return None
+      unknown += bool(name) and name.split('^')[0] not in _ALIASES
       names.append(name + (f'^{power}' if power and name else ''))
       power = ''
-  return ' '.join(name for name in names if name)
+  return ' '.join(name for name in names if name), unknown <= 1
 
 
 def _unit_word(word: str, spaced: bool) -> str | None:
@@ -223,8 +252,10 @@ def _unit_word(word: str, spaced: bool) -> str | None:
     if name in _ALIASES:
       # 5m is a product, 5 m a length.
       known = _ALIASES[name]
-      return (known and known + power) if spaced or len(lower) > 1 else None
-  if len(lower) < 3 or _NO_UNITS.fullmatch(lower) or power:
+      unit = len(lower) > 1 or (spaced and found[1] in _LETTERS)
+      return (known and known + power) if unit else None
+  words = _NUMBER_WORD, _OPERATION_WORD
+  if len(lower) < 3 or power or any(word.fullmatch(lower) for word in words):
     return None
   return singular
 

@@ -107,7 +107,26 @@ class Box:
     self.channel = channel
     self._leash = leash
     self._after = after
+    self._words: dict[str, Any] = {'failed': 'it ended without a word'}
     self._end: dict[str, Any] | None = None
+
+  def wait_until_up(self) -> None:
+    """Waits for the box to be set up: its program's time begins then.
+
+    Raises:
+      SandboxError: the box could not be set up, or not in 30 seconds.
+    """
+    if self._end is not None or 'up' in self._words:
+      return
+    self._leash.settimeout(_START_SECONDS)
+    try:
+      self._words |= wire.receive(self._leash)
+    except EOFError:
+      pass  # `end` says what is known.
+    except OSError as error:
+      raise SandboxError(f'A box does not start ({error}).') from None
+    if 'up' not in self._words:
+      self.end()
 
   def finish(self, seconds: float) -> dict[str, Any]:
     """Lets the program end by itself, and then ends the box.
@@ -121,6 +140,7 @@ class Box:
     Raises:
       SandboxError: the box could not be set up, or does not end.
     """
+    self.wait_until_up()
     self.channel.close()
     if self._end is None:
       select.select([self._leash], [], [], max(seconds, 0.0))
@@ -147,12 +167,13 @@ class Box:
         self._leash.close()
         if self._after is not None:
           self._after()
+    self._end.pop('up', None)
     if 'failed' in self._end:
       raise SandboxError(f'A box could not be set up: {self._end["failed"]}.')
     return self._end
 
   def _last_words(self) -> dict[str, Any]:
-    words = {'failed': 'it ended without a word'}
+    words = self._words
     while True:
       try:
         words = {**words, **wire.receive(self._leash)}
@@ -232,27 +253,48 @@ class Sandbox:
       'hides neither files nor the network from them.'
     )
 
-  def start(self, role: str, peer: socket.socket | None = None) -> Box:
+  def prepare(self) -> None:
+    """Finds the level and starts the launcher, which takes seconds.
+
+    Raises:
+      SandboxError: the sandbox does not work, or not as strongly as asked.
+    """
+    level = self.level()
+    with self._lock:
+      self._ready(level)
+
+  def start(
+    self,
+    role: str,
+    peer: socket.socket | None = None,
+    *,
+    spare_seconds: float = 0.0,
+  ) -> Box:
     """A new box.
 
     Args:
       role: what runs in it, see `sandbox_roles`.
       peer: a socket to another box, which gets a copy.
+      spare_seconds: that the box may live beyond `Limits.wall_seconds`, >= 0,
+        if its end is the caller's to decide.
 
     Returns:
-      The box.
+      The box, which may not be up yet.
 
     Raises:
       SandboxError: it cannot be started.
     """
     level = self.level()
     with self._lock:
-      launcher = self._launcher
-      if launcher is None or not launcher.usable():
-        launcher = self._launcher = _Launcher(level, self.packages, self.limits)
+      launcher = self._ready(level)
       if level == 'bubblewrap':
         self._launcher = None  # It is the box.
-      return launcher.start(role, peer)
+      return launcher.start(role, peer, spare_seconds)
+
+  def _ready(self, level: Level) -> _Launcher:
+    if self._launcher is None or not self._launcher.usable():
+      self._launcher = _Launcher(level, self.packages, self.limits)
+    return self._launcher
 
   def close(self) -> None:
     """Ends the launcher and all boxes; a later `start` starts another."""
@@ -317,10 +359,14 @@ class _Launcher:
   def close(self) -> None:
     _stop(self._process, self._control, self._folder, self._owner)
 
-  def start(self, role: str, peer: socket.socket | None) -> Box:
+  def start(
+    self, role: str, peer: socket.socket | None, spare_seconds: float = 0.0
+  ) -> Box:
     leash, leash_end = socket.socketpair()
     channel, channel_end = socket.socketpair()
-    request = {'role': role, 'limits': dataclasses.asdict(self._limits)}
+    limits = dataclasses.asdict(self._limits)
+    limits['wall_seconds'] += spare_seconds
+    request = {'role': role, 'limits': limits}
     with leash_end, channel_end:
       ends = [leash_end, channel_end, *([] if peer is None else [peer])]
       try:

@@ -147,8 +147,8 @@ def filter_system_calls(*, processes: bool) -> bool:
   """Refuses (EPERM) the system calls that a program under test has no use for.
 
   Sockets but pairs of them, mounts, namespaces, keys, tracing and signalling
-  other processes, shared memory that no limit counts, changing the limits of
-  others, being spared when the parent ends.
+  other processes, also as owners of a descriptor, shared memory that no limit
+  counts, changing the limits of others, being spared when the parent ends.
 
   Args:
     processes: whether to allow new processes, programs and signals.
@@ -275,6 +275,10 @@ _PROCESS_NUMBERS = {
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _KILL, _TGKILL = (62, 129), (234, 131)
 _PRCTL, _PRLIMIT = (157, 167), (302, 261)
+# Who is sent which signal when a descriptor is ready: anybody of the user.
+_FCNTL, _IOCTL = (72, 25), (16, 29)
+_SET_OWN, _SET_SIGNAL, _SET_OWN_EX = 8, 10, 15
+_FIO_SET_OWN, _SIO_SET_GROUP = 0x8901, 0x8902
 _CLONE_THREAD = 0x00010000
 _CLONE_NAMESPACES = 0x7E020000  # All CLONE_NEW*.
 _X32 = 0x40000000  # The other set of numbers that x86-64 kernels answer to.
@@ -312,6 +316,12 @@ def _filter(processes: bool) -> bytes:
   code += _on_argument(_CLONE[column], bits, _CLONE_NAMESPACES, refused=True)
   code += _on_argument(_PRCTL[column], equal, _PR_SET_PDEATHSIG, refused=True)
   code += _on_argument(_PRLIMIT[column], equal, 0, refused=False)
+  for call, commands in (
+    (_FCNTL, (_SET_OWN, _SET_SIGNAL, _SET_OWN_EX)),
+    (_IOCTL, (_FIO_SET_OWN, _SIO_SET_GROUP)),
+  ):
+    for command in commands:
+      code += _on_argument(call[column], equal, command, refused=True, index=1)
   if not processes:
     code += _on_argument(_CLONE[column], bits, _CLONE_THREAD, refused=False)
     code += _on_argument(_KILL[column], equal, own, refused=False)
@@ -320,12 +330,12 @@ def _filter(processes: bool) -> bytes:
 
 
 def _on_argument(
-  number: int, test: int, value: int, *, refused: bool
+  number: int, test: int, value: int, *, refused: bool, index: int = 0
 ) -> list[bytes]:
-  """Refuses one call where the test of its first argument is `refused`."""
+  """Refuses one call where the test of an argument (32 bits) is `refused`."""
   return [
     _instruction(_JUMP_EQUAL, number, no=4),
-    _instruction(_LOAD, _ARGUMENTS),
+    _instruction(_LOAD, _ARGUMENTS + 8 * index),
     _instruction(test, value, yes=0 if refused else 1, no=1 if refused else 0),
     _instruction(_RETURN, _ERRNO | _EPERM),
     _instruction(_LOAD, _NUMBER),

@@ -63,6 +63,8 @@ def main(descriptor: int) -> None:
       `parent`, `packages`, `readable`, `folder`) and takes `{'ready': True}`
       or `{'error': why}`; then it brings requests: a byte with the descriptors
       of leash, channel and perhaps peer, and `{'role': name, 'limits': {}}`.
+      The leash says `{'up': True}` where the program's time begins, and then
+      how it ended.
   """
   control = socket.socket(fileno=descriptor)
   settings = wire.receive(control)
@@ -184,6 +186,7 @@ class _Launcher:
         item.close()
       if os.read(ready, 1) != b'.':
         raise RuntimeError('the program could not be confined')
+      _report(leash, {'up': True})
       _report(leash, _await(program, leash, limits['wall_seconds']))
       if not self._namespaces:
         _kill_children()

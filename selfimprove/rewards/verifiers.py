@@ -180,6 +180,25 @@ class HostVerifier:
     rewards[asked] = self._rewards(asked_calls, outcomes)
     return rewards.reshape(shape)
 
+  def check(self, references: Sequence[Mapping[str, Any]]) -> None:
+    """Checks rows before any attempt, where `fn` has a `check(reference)`.
+
+    Args:
+      references: data rows.
+
+    Raises:
+      ValueError: `fn` cannot judge by one; names the first.
+    """
+    check = getattr(self.fn, 'check', lambda _: None)
+    for index, reference in enumerate(references):
+      try:
+        check(reference)
+      except ValueError as error:
+        raise ValueError(
+          f'Row {index} of {len(references)} cannot be judged by '
+          f'{pools.verifier_name(self.fn)!r}: {error}'
+        ) from error
+
   def metrics(self) -> types.Metrics:
     """What became of the calls of the last `judge`.
 
@@ -217,13 +236,19 @@ class HostVerifier:
     outcomes: Sequence[Outcome],
   ) -> list[float]:
     """Verdicts, and what stands for those that are missing."""
-    rewards = []
+    rewards, errors = [], []
     for call, outcome in zip(calls, outcomes):
       reward = outcome.verdict
       if isinstance(reward, pools.Failure):
-        reward = self._instead(call, reward, known=outcome.cached)
+        try:
+          reward = self._instead(call, reward, known=outcome.cached)
+        except VerifierError as error:  # The others are to be saved as well.
+          errors.append(error)
+          continue
       # Behind a failure that raises no call was made.
       rewards.append(0.0 if reward is None else reward)
+    if errors:
+      raise errors[0]
     return rewards
 
   def _instead(

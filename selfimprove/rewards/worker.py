@@ -28,13 +28,19 @@ def serve(connection: Connection) -> None:
   Args:
     connection: brings first the settings (`parent`, `path`, `memory_bytes`,
       `verifier`), then pairs (attempt, reference); takes `('ready', '', 0.0)`
-      or `('unusable', why, 0.0)`, then one answer of `answer` per pair with
-      the seconds that it took.
+      or, of kind `unusable` or `unprepared`, `(kind, why, 0.0)`, then one
+      answer of `answer` per pair with the seconds that it took.
   """
   try:
     verifier = _set_up(connection.recv())
   except Exception as error:  # The parent says which verifier it was.
     connection.send(('unusable', describe(error), 0.0))
+    return
+  try:
+    # What is slow to import is not to be on the time of the first call.
+    getattr(verifier, 'prepare', lambda: None)()
+  except Exception as error:
+    connection.send(('unprepared', describe(error), 0.0))
     return
   connection.send(('ready', '', 0.0))
   while True:
@@ -80,10 +86,7 @@ def _set_up(settings: dict[str, Any]) -> Callable[..., Any]:
   _die_with(settings['parent'])
   _limit_memory(settings['memory_bytes'])
   sys.path[:] = settings['path']
-  verifier = pickle.loads(settings['verifier'])
-  # What is slow to import is not to be on the time of the first call.
-  getattr(verifier, 'prepare', lambda: None)()
-  return verifier
+  return pickle.loads(settings['verifier'])
 
 
 def _die_with(parent: int) -> None:

@@ -341,6 +341,22 @@ def f(_):
     return done + [n for n in range(2, 1000) if n != os.getpid()
                    and tried(kill=lambda: os.kill(n, 9))]
 """,
+  'has others signalled by a descriptor': """
+import fcntl, struct
+def f(_):
+    a, b = socket.socketpair()
+    own, high = os.getpid(), 1 << 32
+    return tried(
+        own=lambda: fcntl.fcntl(a, 8, own),
+        group=lambda: fcntl.fcntl(a, 8, -os.getpgid(0)),
+        parent=lambda: fcntl.fcntl(a, 8, os.getppid() or own),
+        which=lambda: fcntl.fcntl(a, 10, 9),
+        own_ex=lambda: fcntl.fcntl(a, 15, struct.pack('ii', 1, own)),
+        control=lambda: fcntl.ioctl(a, 0x8901, struct.pack('i', own)),
+        control_group=lambda: fcntl.ioctl(a, 0x8902, struct.pack('i', own)),
+        wide=lambda: libc.fcntl(a.fileno(), ctypes.c_ulong(high | 8), own),
+    )
+""",
   'gains privileges': """
 def f(_):
     return tried(

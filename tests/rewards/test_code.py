@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pathlib
 import pickle
+import time
 
 import gin
 import pytest
@@ -68,6 +69,49 @@ def test_a_fraction_counts_the_assertions_of_check(verifier):
   report = verifier.report('    return a + b + (a == b == 0)\n', _ADD)
   assert (report.passed, report.cases) == (2, 4)
   assert report.reasons[0] == 'AssertionError: zero'
+
+
+@pytest.mark.parametrize(
+  ('attempt', 'row'),
+  [
+    ('    return a + b\n', _ADD),
+    ('print(sum(map(int, input().split())))', _SUM),
+  ],
+)
+def test_the_start_of_boxes_is_not_on_the_time_of_a_program(
+  attempt, row, verifier, monkeypatch
+):
+  del verifier  # Skips where there is no sandbox.
+  start = sandbox.Sandbox.start
+
+  def slow(*args, **settings):
+    time.sleep(0.8)
+    return start(*args, **settings)
+
+  monkeypatch.setattr(sandbox.Sandbox, 'start', slow)
+  hurried = PassesTests(limits=Limits(wall_seconds=1.5))
+  assert hurried(attempt, row) == 1.0
+  hurried.close()
+
+
+def test_what_starts_boxes_can_be_started_before_the_first_call(verifier):
+  del verifier
+  made = PassesTests()
+  made.prepare()
+  launcher = made._sandbox._launcher
+  assert launcher is not None
+  assert made('    return a + b\n', _ADD) == 1.0
+  assert made._sandbox._launcher is launcher
+  made.close()
+
+
+def test_a_machine_that_cannot_isolate_ends_a_run_and_gives_no_zero():
+  # Settings that no machine has; a fallback must not hide them.
+  fn = PassesTests(packages=('/no/such/folder',))
+  host = HostVerifier(fn=fn, workers=1, fallback=0.0, timeout_seconds=30.0)
+  with pytest.raises(RuntimeError, match=r'cannot be prepared.*SandboxError'):
+    host.judge([['x']], [_ADD])
+  host.close()
 
 
 def test_all_or_nothing_is_the_default():

@@ -42,7 +42,10 @@ def test_the_first_way_that_finds_something_decides():
   assert final_answer('7', ways=('boxed',)) is None
 
 
-@pytest.mark.parametrize('piece', ['answer is ', '(A', 'Answer:', '**', '. '])
+@pytest.mark.parametrize(
+  'piece',
+  ['answer is ', '(A', 'Answer:', '**', '. ', '\n', ' ', ' \n', 'A \n', '\t'],
+)
 def test_a_long_text_of_beginnings_takes_no_time(piece):
   text = piece * 30_000
   began = time.monotonic()

@@ -39,6 +39,24 @@ def test_numbers_that_would_fill_the_memory_are_not_harmless(bomb, generator):
   assert not is_harmless(bomb, generator=generator)
 
 
+@pytest.mark.parametrize(
+  'call',
+  [
+    'N(pi, 99999999)',
+    'N (pi, 9)',
+    'S(1)',
+    'O(x)',
+    'Q(1)',
+    '(N)(pi, 9)',
+    '_(1)',
+  ],
+)
+@pytest.mark.parametrize('generator', sorted(FORMULAS))
+def test_a_letter_is_not_called(call, generator):
+  assert not is_harmless(call, generator=generator)
+  assert not is_harmless(f'x + 2*{call}', generator=generator)
+
+
 @pytest.mark.parametrize('generator', sorted(LITERALS))
 def test_a_list_may_be_evaluated_but_not_computed(generator):
   assert is_harmless("['a', ['b', 1]]", generator=generator)

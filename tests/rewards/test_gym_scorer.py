@@ -91,6 +91,8 @@ def test_an_attempt_is_not_executed(judge, tmp_path):
     ('tags', '12', None),
     ('tags', '<answer>12', None),
     ('boxed', r'\boxed{1} and \boxed{\frac{1}{2}}.', r'\frac{1}{2}'),
+    ('boxed', r'$\boxed 7$.', '7'),
+    ('boxed', r'\boxed{\{1\}} \boxed{}', r'\{1\}'),
     ('boxed', r'\boxed{12', None),
     ('boxed', '12', None),
   ],

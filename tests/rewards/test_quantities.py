@@ -73,6 +73,19 @@ def test_what_is_no_quantity_is_none(text):
   assert quantity(text) is None
 
 
+@pytest.mark.parametrize(
+  'text',
+  [
+    *('5 millions', '5 billions', '3 hundredths', '7 squared', '3 cubed'),
+    *('5 negative', '12 less', '5 twice', '5 lakh', '2 dozens', '6 factorial'),
+    *('9 roots', '5 degrees below zero', '5 halves', '5 twenties', '5 sixes'),
+    *('5 cm twice', '5 tens', '5 n', '5 M', '5 k'),
+  ],
+)
+def test_words_for_numbers_and_operations_are_no_units(text):
+  assert quantity(text) is None
+
+
 def _agree(a, b, **tolerances):
   return agree(quantity(a), quantity(b), **tolerances)
 
@@ -91,6 +104,20 @@ def test_a_percentage_is_its_number_and_its_hundredth():
   assert _agree('0.5', '50 percent')
   assert not _agree('0.5%', '50%')
   assert not _agree('50', '1/2')
+
+
+@pytest.mark.parametrize(
+  'text', ['5 apples', '5 m/s', '5 square feet', '5 apples per day', '5 J']
+)
+def test_a_unit_may_be_missing_on_one_side(text):
+  assert _agree(text, '5')
+  assert _agree('5', text)
+
+
+def test_several_words_that_are_not_known_must_be_those_of_the_reference():
+  assert not _agree('5 red herrings', '5')
+  assert _agree('5', '5 red herrings')
+  assert _agree('5 red herrings', '5 red herrings')
 
 
 def test_units_must_agree_where_both_are_stated():

@@ -10,6 +10,11 @@ import pytest
 
 from selfimprove.algorithms import base
 from selfimprove.rewards.answers import Numeric, exact_text
+from selfimprove.rewards.by_source import BySource
+from selfimprove.rewards.code import PassesTests
+from selfimprove.rewards.mathematics import MathAnswer
+from selfimprove.rewards.pool import Failure
+from selfimprove.rewards.verdict_cache import Outcome
 from selfimprove.rewards.verifiers import (
   ExactMatch,
   HostVerifier,
@@ -187,6 +192,26 @@ def test_a_sample_without_a_verdict_is_saved(tmp_path, fallback):
   assert 'not a finite number' in rows[0]['reason']
 
 
+def test_all_failures_of_a_batch_are_saved_and_the_first_is_raised(
+  tmp_path, monkeypatch
+):
+  path = tmp_path / 'failures.jsonl'
+  verifier = HostVerifier(fn=misbehaving.act, workers=3)
+  verifier.save_failures(path)
+  # As of three workers that failed at once, where the order is chance.
+  verdicts = [1.0, Failure(reason='a'), Failure(reason='b', timed_out=True)]
+  outcomes = [
+    Outcome(verdict=verdict, cached=False, seconds=0.0)
+    for verdict in [*verdicts, None]
+  ]
+  monkeypatch.setattr(verifier.calls, 'run', lambda *_, **__: outcomes)
+  with pytest.raises(VerifierError, match="'act' a "):
+    verifier.judge([['u', 'v', 'w', 'x']], [{}])
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  assert [row['attempt'] for row in rows] == ['v', 'w']
+  assert [row['timed_out'] for row in rows] == [False, True]
+
+
 def test_an_attempt_that_was_cut_off_is_wrong_and_not_judged():
   verifier = HostVerifier(fn=misbehaving.act, workers=1)
   finished = np.array([[True, False], [False, True]])
@@ -237,6 +262,35 @@ def test_a_closed_host_verifier_can_judge_again():
   for _ in range(2):
     assert verifier.judge([['a']], [{'answer': 'a'}]).tolist() == [[1.0]]
     verifier.close()
+
+
+@pytest.mark.parametrize(
+  ('fn', 'good', 'bad', 'message'),
+  [
+    (
+      PassesTests(),
+      {'test_list': ['assert f(1) == 1'], 'code': 'f = 0'},
+      {'test_list': ['assert f(']},
+      'not Python',
+    ),
+    (MathAnswer(), {'answer': '5'}, {'answer': ' '}, 'holds no answer'),
+    (
+      BySource(verifiers={'math': MathAnswer(), 'any': exact_text}),
+      {'source': 'any'},
+      {'source': 'math', 'answer': ''},
+      'holds no answer',
+    ),
+  ],
+)
+def test_the_first_row_that_cannot_be_judged_is_named(fn, good, bad, message):
+  host = HostVerifier(fn=fn)
+  host.check([good])
+  with pytest.raises(ValueError, match=f'Row 1 of 3 .*{message}'):
+    host.check([good, bad, bad])
+
+
+def test_a_verifier_without_a_check_takes_any_row():
+  HostVerifier(fn=exact_text).check([{}])
 
 
 def test_rows_that_do_not_match_are_refused():
