@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from selfimprove.rewards import code_rows as rows
 from selfimprove.rewards import sandbox_wire as wire
-from selfimprove.rewards.sandbox import Box, Limits, Sandbox, SandboxError
+from selfimprove.rewards.sandbox import Box, Sandbox, SandboxError
+from selfimprove.rewards.sandbox_limits import Limits
 
 _LONGEST_PROGRAM = 100_000
 # The end of a box is decided here; one that this process forgot ends by itself.

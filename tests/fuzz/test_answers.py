@@ -10,7 +10,7 @@ import pytest
 
 from selfimprove.rewards import answers, mathematics, verifiers
 from selfimprove.rewards.code import PassesTests
-from selfimprove.rewards.sandbox import Limits
+from selfimprove.rewards.sandbox_limits import Limits
 from tests.fuzz import junk
 
 pytestmark = pytest.mark.slow  # Thousands of cases.

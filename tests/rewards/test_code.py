@@ -10,7 +10,7 @@ import pytest
 
 from selfimprove.rewards import code, sandbox
 from selfimprove.rewards.code import PassesTests
-from selfimprove.rewards.sandbox import Limits
+from selfimprove.rewards.sandbox_limits import Limits
 from selfimprove.rewards.verifiers import HostVerifier
 
 _ADD = {

@@ -14,7 +14,8 @@ from selfimprove.rewards import sandbox
 from selfimprove.rewards import sandbox_wire as wire
 from selfimprove.rewards.code import PassesTests
 from selfimprove.rewards.pool import Failure, VerifierPool
-from selfimprove.rewards.sandbox import IsolationError, Limits, Sandbox
+from selfimprove.rewards.sandbox import IsolationError, Sandbox
+from selfimprove.rewards.sandbox_limits import Limits
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _ROW = {'test_list': ['assert f("{}") == 1'], 'code': 'f = 0'}
@@ -250,7 +251,7 @@ def test_boxes_die_with_the_host(boxes):
   del boxes  # Skips where there is no sandbox.
   program = (
     'from selfimprove.rewards.code import PassesTests\n'
-    'from selfimprove.rewards.sandbox import Limits\n'
+    'from selfimprove.rewards.sandbox_limits import Limits\n'
     f'PassesTests(limits=Limits(wall_seconds=60.0))({_SLEEP!r}, {_ROW!r})'
   )
   host = subprocess.Popen([sys.executable, '-c', program], cwd=_ROOT)

@@ -12,7 +12,7 @@ import pytest
 
 from selfimprove.rewards import sandbox
 from selfimprove.rewards.code import PassesTests
-from selfimprove.rewards.sandbox import Limits
+from selfimprove.rewards.sandbox_limits import Limits
 from tests.rewards import hostile
 
 _TIGHT = Limits(
