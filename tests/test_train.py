@@ -124,7 +124,7 @@ def test_a_missing_workdir_is_refused():
 
 
 def test_no_config_at_all_is_refused(tmp_path):
-  assert 'Experiment' in refusal(train, f'--workdir={tmp_path}')
+  assert 'No gin file is given' in refusal(train, f'--workdir={tmp_path}')
 
 
 def test_a_missing_data_file_is_refused(tmp_path):
