@@ -19,7 +19,7 @@ have position -1, are attended by nobody and change no result.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import jax
@@ -65,8 +65,33 @@ def record(cls: type[_T]) -> type[_T]:
   Returns:
     The dataclass, registered with JAX.
   """
-  data_cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-  return jax.tree_util.register_dataclass(data_cls)
+  data_cls: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+  fields = [field for field in dataclasses.fields(data_cls) if field.init]
+  meta = [f.name for f in fields if f.metadata.get('static')]
+  data = [f.name for f in fields if not f.metadata.get('static')]
+
+  # Not `register_dataclass`: for JAX two of its structures are the same where
+  # only the types differ, so that one algorithm could run another's program.
+  def structure(x: Any) -> tuple[Any, ...]:
+    return data_cls, *(getattr(x, name) for name in meta)
+
+  def flatten(x: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    return tuple(getattr(x, name) for name in data), structure(x)
+
+  def flatten_with_keys(x: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    keyed = ((jax.tree_util.GetAttrKey(n), getattr(x, n)) for n in data)
+    return tuple(keyed), structure(x)
+
+  def unflatten(aux: tuple[Any, ...], children: Iterable[Any]) -> Any:
+    return data_cls(
+      **dict(zip(data, children, strict=True)),
+      **dict(zip(meta, aux[1:], strict=True)),
+    )
+
+  jax.tree_util.register_pytree_with_keys(
+    data_cls, flatten_with_keys, unflatten, flatten
+  )
+  return data_cls
 
 
 @record
