@@ -26,12 +26,7 @@ def define_flags(values: flags.FlagValues) -> None:
   Args:
     values: where they go.
   """
-  flags.DEFINE_multi_string(
-    'gin_file', [], 'As for training.', flag_values=values
-  )
-  flags.DEFINE_multi_string(
-    'gin_bindings', [], 'As for training.', flag_values=values
-  )
+  command.define_config_flags(values)
   flags.DEFINE_integer(
     'words',
     contamination.DEFAULT_WORDS,
@@ -138,10 +133,6 @@ def main(options: flags.FlagValues) -> None:
   Raises:
     ConfigError: the configuration cannot be used.
   """
-  if not options.gin_file:
-    raise configuration.ConfigError(
-      'No --gin_file given; name the files of a run, as for training.'
-    )
   experiment = configuration.build(
     Experiment, files=options.gin_file, bindings=options.gin_bindings
   )

@@ -30,6 +30,21 @@ Main = Callable[[flags.FlagValues], None]
 """Does what parsed flags say."""
 
 
+def define_config_flags(values: flags.FlagValues) -> None:
+  """Defines the flags that name a configuration.
+
+  Args:
+    values: where they go.
+  """
+  flags.DEFINE_multi_string('gin_file', [], 'Gin files.', flag_values=values)
+  flags.DEFINE_multi_string(
+    'gin_bindings',
+    [],
+    'Bindings that override the files.',
+    flag_values=values,
+  )
+
+
 def start(define_flags: Define, main: Main) -> None:
   """Runs a command with the arguments of the process, and exits.
 

@@ -50,3 +50,18 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
   if not isinstance(fields, dict):
     raise ValueError(f'{path} holds no JSON object; download it again.')
   return fields
+
+
+def read_if_there(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """The fields of a file that need not be there.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    Field -> value; empty if there is no such file.
+
+  Raises:
+    ValueError: the file is no JSON, or no object.
+  """
+  return read(path) if os.path.isfile(path) else {}

@@ -50,13 +50,7 @@ def define_flags(values: flags.FlagValues) -> None:
   Args:
     values: where they go.
   """
-  flags.DEFINE_multi_string('gin_file', [], 'Gin files.', flag_values=values)
-  flags.DEFINE_multi_string(
-    'gin_bindings',
-    [],
-    'Bindings that override the files.',
-    flag_values=values,
-  )
+  command.define_config_flags(values)
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
   flags.DEFINE_bool(
     'dry_run',

@@ -6,6 +6,7 @@ Eight fake CPU devices, strict broadcasting, warnings as errors (see
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 
@@ -33,6 +34,10 @@ import pytest
 import tests.typecheck  # noqa: F401, found by name below
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# Tracing makes millions of small objects that live on; looking for cycles among
+# them so often as Python does takes a seventh of the suite's time.
+gc.set_threshold(50_000, 20, 100)
 
 # Not `types`: JAX rebuilds its records with arbitrary leaves.
 _checked_rooms = ('ops', 'models', 'rollout', 'rewards', 'algorithms')

@@ -72,7 +72,7 @@ def test_what_is_tested_is_shown_where_nothing_is_left_out(flags, capsys):
 
 
 def test_a_command_without_files_is_refused():
-  assert 'No --gin_file given' in commands.refusal(check_data)
+  assert 'No gin file is given' in commands.refusal(check_data)
 
 
 @pytest.mark.slow

@@ -16,6 +16,9 @@ from selfimprove.training.metrics import read_rows
 from tests import commands
 from tests.commands import bind
 
+# Whole runs of minutes on a loaded machine.
+pytestmark = pytest.mark.slow
+
 MODELS = {
   'reward_model': 'preferences',
   'process_reward_model': 'steps',
@@ -168,7 +171,6 @@ def _reinforce(folder, name, kind, *bindings, recipe='rloo'):
   return read_rows(folder / f'rl_{kind}_{recipe}' / 'metrics.jsonl')
 
 
-@pytest.mark.slow
 def test_any_recipe_is_rewarded_by_the_score_and_evaluated_by_the_truth(folder):
   rows = _reinforce(folder, 'reward_model', 'outcome')
   rewards = [r['reward/verifier_t1'] for r in rows if 'loss/policy' in r]
@@ -177,7 +179,6 @@ def test_any_recipe_is_rewarded_by_the_score_and_evaluated_by_the_truth(folder):
   assert 0 <= _last(folder, 'rl_outcome_rloo', 'eval/acc_t1') <= 1
 
 
-@pytest.mark.slow
 def test_steps_are_judged_and_reward_any_recipe(folder):
   _train(folder, 'process_reward_model', *bind('STEPS = 40'))
   assert _last(folder, 'process_reward_model', 'eval/acc_t1') > 0.9
@@ -186,7 +187,6 @@ def test_steps_are_judged_and_reward_any_recipe(folder):
   assert all(0 < reward <= 1 for reward in rewards)
 
 
-@pytest.mark.slow
 def test_outcomes_are_guessed_and_tokens_rewarded(folder):
   _train(folder, 'implicit_reward', *bind('STEPS = 40', 'BETA = 0.5'))
   assert _last(folder, 'implicit_reward', 'eval/acc_t1') > 0.9

@@ -7,6 +7,7 @@ in signatures are checked on each call, and at each trace, of the rooms below
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,12 @@ from jaxtyping import Array, Float
 _conf = beartype.BeartypeConf(
   hint_overrides=FrozenDict({float: float | int | Float[Array, '']})
 )
+
+# A checker that looks at one item of a list draws which one. It must not draw
+# from the global generator: a check in another thread then changes the state
+# under a Hypothesis test, which refuses to go on; and what is checked would
+# differ from run to run.
+_draw_bits = random.Random(0).getrandbits
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,4 +44,9 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
   """
   if function.__name__ == '__init__':
     return function
-  return beartype.beartype(conf=_conf)(function)
+  checking = beartype.beartype(conf=_conf)(function)
+  hidden = getattr(checking, '__kwdefaults__', None) or {}
+  for name, value in hidden.items():
+    if value == random.getrandbits:
+      hidden[name] = _draw_bits
+  return checking

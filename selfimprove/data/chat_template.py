@@ -207,9 +207,10 @@ def special_tokens(folder: str | os.PathLike[str]) -> dict[str, str]:
     Name, such as `bos_token`, -> text.
   """
   folder = hub.local_folder(folder)
-  fields = _fields(folder, _CONFIG)
+  config, older = (os.path.join(folder, f) for f in (_CONFIG, _OLDER_CONFIG))
+  fields = json_object.read_if_there(config)
   if 'added_tokens_decoder' not in fields:
-    fields |= _fields(folder, _OLDER_CONFIG)
+    fields |= json_object.read_if_there(older)
   found = {name: fields.get(name) for name in _TOKENS}
   plain = {
     name: token.get('content') if isinstance(token, Mapping) else token
@@ -231,7 +232,7 @@ def _templates(folder: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
   if found:
     return found
   path = os.path.join(folder, _CONFIG)
-  given = _fields(folder, _CONFIG).get('chat_template')
+  given = json_object.read_if_there(path).get('chat_template')
   if isinstance(given, str):
     given = [{'name': 'default', 'template': given}]
   try:
@@ -241,11 +242,6 @@ def _templates(folder: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
       f'{path} has a chat_template that is neither a text nor a list of '
       'objects with `name` and `template`; correct it.'
     ) from None
-
-
-def _fields(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
-  path = os.path.join(folder, name)
-  return json_object.read(path) if os.path.isfile(path) else {}
 
 
 _FEW = 32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,44 @@ def examples(
   for batch in dataset.ragged_batch(_BATCH).as_numpy_iterator():
     for row in zip(*batch.values()):
       yield dict(zip(batch, row))
+
+
+def source_of(
+  rows_of: Callable[[str], Sequence[Mapping[str, Any]]],
+  *,
+  splits: Sequence[str],
+) -> seqio.FunctionDataSource:
+  """Rows as a source of seqio, which `examples` gives back.
+
+  Args:
+    rows_of: split -> its rows with `prompt` and `answer`, called at the first
+      read.
+    splits: names of the splits.
+
+  Returns:
+    A source of features `prompt`, `answer` and `fields_json`, the whole row.
+  """
+
+  def dataset(
+    split: str, shuffle_files: bool, seed: int | None = None
+  ) -> tf.data.Dataset:
+    del shuffle_files, seed  # The order is the table's; streams permute it.
+    found = rows_of(split)
+    columns = {
+      'prompt': [_utf8(fields['prompt']) for fields in found],
+      'answer': [_utf8(fields['answer']) for fields in found],
+      FIELDS_JSON: [json.dumps(fields) for fields in found],
+    }
+    return tf.data.Dataset.from_tensor_slices(
+      {k: tf.constant(v, tf.string, [len(found)]) for k, v in columns.items()}
+    )
+
+  return seqio.FunctionDataSource(dataset, splits=splits)
+
+
+def _utf8(text: str) -> bytes:
+  """UTF-8; bytes that were none when the file was read come out as read."""
+  return text.encode('utf-8', 'surrogateescape')
 
 
 def text_and_ids(

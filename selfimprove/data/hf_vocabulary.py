@@ -21,8 +21,40 @@ TOKENIZER_FILE = 'tokenizer.json'
 _EOS_FILES = ('generation_config.json', 'config.json', 'tokenizer_config.json')
 
 
-class OnHost(seqio.Vocabulary):
-  """A vocabulary whose ids in a graph of TensorFlow are those outside of it."""
+class CheckpointVocabulary(seqio.Vocabulary):
+  """What the tokenizers of checkpoints share.
+
+  Ids in a graph of TensorFlow are those outside of it, as the reference library
+  gives them, and it is the checkpoint that says what ends an answer.
+
+  Attributes:
+    folder: of the checkpoint, which may have been fetched from the hub.
+    eos_ids: every id that ends an answer; the first is `eos_id`.
+    added_tokens: text -> id of what is one token wherever it stands.
+  """
+
+  folder: str
+  eos_ids: tuple[int, ...]
+  added_tokens: Mapping[str, int]
+  _size: int
+
+  @property
+  def bos_id(self) -> None:
+    """None: a chat template writes it, where there is one."""
+
+  @property
+  def eos_id(self) -> int:
+    """The first id that ends an answer."""
+    return self.eos_ids[0]
+
+  @property
+  def pad_id(self) -> int:
+    """-1: no id is padding, for 0 is an ordinary token in some models."""
+    return -1
+
+  @property
+  def _base_vocab_size(self) -> int:
+    return self._size
 
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
     def encode(text: Any) -> Any:
@@ -41,16 +73,11 @@ class OnHost(seqio.Vocabulary):
     return tf.py_function(decode, [ids], tf.string)
 
 
-class HuggingFaceVocabulary(OnHost):
+class HuggingFaceVocabulary(CheckpointVocabulary):
   """The `tokenizer.json` of a checkpoint, with the ids of its own library.
 
   Special tokens that stand in a text become their ids, as they do there; none
   is added before or behind it.
-
-  Attributes:
-    folder: of the checkpoint.
-    eos_ids: every id that ends an answer; the first is `eos_id`.
-    added_tokens: text -> id of what is one token wherever it stands.
   """
 
   def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -73,27 +100,9 @@ class HuggingFaceVocabulary(OnHost):
     )
 
   @property
-  def bos_id(self) -> None:
-    """None: a chat template writes it, where there is one."""
-
-  @property
-  def eos_id(self) -> int:
-    """The first id that ends an answer."""
-    return self.eos_ids[0]
-
-  @property
-  def pad_id(self) -> int:
-    """-1: no id is padding, for 0 is an ordinary token here."""
-    return -1
-
-  @property
   def unk_id(self) -> int | None:
     """The id of what cannot be written; None if everything can."""
     return self._unknown
-
-  @property
-  def _base_vocab_size(self) -> int:
-    return self._size
 
   def _encode(self, s: str) -> Sequence[int]:
     return self._tokenizer.encode(s, add_special_tokens=False).ids
@@ -138,7 +147,7 @@ def find_eos_ids(
   folder = os.fspath(folder)
   ends: list[Any] | None = None if default is None else [default]
   for name in _EOS_FILES:
-    fields = _read(os.path.join(folder, name))
+    fields = json_object.read_if_there(os.path.join(folder, name))
     found = fields.get('eos_token_id', fields.get('eos_token'))
     if isinstance(found, Mapping):  # A token with its options.
       found = found.get('content')
@@ -159,11 +168,6 @@ def find_eos_ids(
       'generation_config.json.'
     )
   return tuple(ends)
-
-
-def _read(path: str) -> dict[str, Any]:
-  """The fields of a file; none if it is not there."""
-  return json_object.read(path) if os.path.isfile(path) else {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -197,7 +197,7 @@ def _shares(task: Readable, rows: Sequence[Row]) -> tuple[Share, ...]:
   if not isinstance(task, Mixed):
     return ()
   shares = task.shares(rows)
-  wanted = {name for name, rate in (task.rates or {}).items() if rate > 0}
+  wanted = {name for name, rate in task.rates.items() if rate > 0}
   missing = sorted(wanted - {share.name for share in shares})
   if missing:
     raise ValueError(

@@ -9,7 +9,6 @@ from `train` by a hash of the problem (see `splits.split_of`).
 from __future__ import annotations
 
 import functools
-import json
 import os
 import types
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 from selfimprove.data import catalogue, chat, rows, sources
 from selfimprove.data.catalogue import DataSet, Layout
-from selfimprove.data.examples import FIELDS_JSON
+from selfimprove.data.examples import source_of
 from selfimprove.data.json_lines import Fields
 from selfimprove.data.published_rows import Problems
 from selfimprove.data.splits import split_of
@@ -157,31 +156,12 @@ def _shown(fields: Fields, *, template: str, imitated: str) -> Fields:
 
 def _provider(name: str, problems: Problems) -> seqio.Task:
   """The seqio task: text, which `TextTask` turns into ids with its checks."""
-
-  def dataset(
-    split: str, shuffle_files: bool, seed: int | None = None
-  ) -> tf.data.Dataset:
-    del shuffle_files, seed  # The order is the table's; streams permute it.
-    found = problems.rows(split)
-    columns = {
-      'prompt': [_text(fields['prompt']) for fields in found],
-      'answer': [_text(fields['answer']) for fields in found],
-      FIELDS_JSON: [json.dumps(fields) for fields in found],
-    }
-    return tf.data.Dataset.from_tensor_slices(
-      {k: tf.constant(v, tf.string, [len(found)]) for k, v in columns.items()}
-    )
-
   text: Any = seqio.Feature(
     seqio.PassThroughVocabulary(1), rank=0, dtype=tf.string
   )
   return seqio.Task(
     name,
-    source=seqio.FunctionDataSource(dataset, splits=problems.splits),
+    source=source_of(problems.rows, splits=problems.splits),
     preprocessors=[],
     output_features={'prompt': text, 'answer': text},
   )
-
-
-def _text(value: str) -> bytes:
-  return value.encode('utf-8', 'surrogateescape')

@@ -14,7 +14,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from selfimprove import hub, json_object
-from selfimprove.data.hf_vocabulary import OnHost, find_eos_ids
+from selfimprove.data.hf_vocabulary import CheckpointVocabulary, find_eos_ids
 from selfimprove.data.tensorflow_host import seqio
 
 MODEL_FILE = 'tokenizer.model'
@@ -23,17 +23,14 @@ _CONFIG, _ADDED = 'tokenizer_config.json', 'added_tokens.json'
 _MAX_ID = 2**31 - 1  # Ids are int32.
 
 
-class CheckpointSentencePieceVocabulary(OnHost, seqio.SentencePieceVocabulary):
+class CheckpointSentencePieceVocabulary(
+  CheckpointVocabulary, seqio.SentencePieceVocabulary
+):
   """The `tokenizer.model` of a checkpoint, with the ids of its own library.
 
   What the checkpoint adds to it, and its control symbols, become their ids
   where they stand in a text, which SentencePiece by itself spells out; none is
   added before or behind. Behind them no space is put before a text.
-
-  Attributes:
-    folder: of the checkpoint, which may have been fetched from the hub.
-    eos_ids: every id that ends an answer; the first is `eos_id`.
-    added_tokens: text -> id of what is one token wherever it stands.
   """
 
   def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -52,6 +49,10 @@ class CheckpointSentencePieceVocabulary(OnHost, seqio.SentencePieceVocabulary):
     self._hidden |= set(own.spelt.values())
     self.added_tokens: Mapping[str, int] = {**own.fixed, **own.spelt, **added}
     self._split = {**own.spelt, **added}
+    self._texts = {i: text for text, i in self._split.items()}
+    # Longest first, as the reference library looks for them.
+    tokens = sorted(self._split, key=len, reverse=True)
+    self._pattern = re.compile(f'({"|".join(map(re.escape, tokens))})')
     self._size = max(
       [self.tokenizer.GetPieceSize(), *(i + 1 for i in added.values())]
     )
@@ -63,24 +64,6 @@ class CheckpointSentencePieceVocabulary(OnHost, seqio.SentencePieceVocabulary):
       default=end if end >= 0 else None,
     )
 
-  @property
-  def bos_id(self) -> None:
-    """None: a chat template writes it, where there is one."""
-
-  @property
-  def eos_id(self) -> int:
-    """The first id that ends an answer."""
-    return self.eos_ids[0]
-
-  @property
-  def pad_id(self) -> int:
-    """-1: no id is padding, for 0 is an ordinary token in some models."""
-    return -1
-
-  @property
-  def _base_vocab_size(self) -> int:
-    return self._size
-
   def _id_of(self, token: str) -> int | None:
     if token in self.added_tokens:
       return self.added_tokens[token]
@@ -90,10 +73,7 @@ class CheckpointSentencePieceVocabulary(OnHost, seqio.SentencePieceVocabulary):
   def _encode(self, s: str) -> Sequence[int]:
     s.encode()  # Half of a surrogate pair is an error here, and not below.
     ids: list[int] = []
-    # Longest first, as the reference library looks for them.
-    tokens = sorted(self._split, key=len, reverse=True)
-    parts = re.split(f'({"|".join(map(re.escape, tokens))})', s)
-    for index, part in enumerate(parts):
+    for index, part in enumerate(self._pattern.split(s)):
       if index % 2:
         ids.append(self._split[part])
       elif part:
@@ -101,7 +81,6 @@ class CheckpointSentencePieceVocabulary(OnHost, seqio.SentencePieceVocabulary):
     return ids
 
   def _decode(self, ids: Iterable[int]) -> str:
-    texts = {i: text for text, i in self._split.items()}
     run: list[int] = []
     found: list[str] = []
 
@@ -110,9 +89,9 @@ class CheckpointSentencePieceVocabulary(OnHost, seqio.SentencePieceVocabulary):
       run.clear()
 
     for i in ids:
-      if i in texts:
+      if i in self._texts:
         end_run()
-        found.append('' if i in self._hidden else texts[i])
+        found.append('' if i in self._hidden else self._texts[i])
       elif 0 <= i < self.tokenizer.GetPieceSize():
         run.append(int(i))
     end_run()
@@ -164,7 +143,7 @@ def _model(content: bytes) -> _Model:
 def _added(folder: str) -> tuple[dict[str, int], set[int]]:
   """What a checkpoint adds to the model, and which of it is no text."""
   path = os.path.join(folder, _CONFIG)
-  fields = json_object.read(path) if os.path.isfile(path) else {}
+  fields = json_object.read_if_there(path)
   found, hidden = {}, set()
   given = fields.get('added_tokens_decoder') or {}
   for key, token in given.items() if isinstance(given, Mapping) else [('', {})]:
@@ -179,8 +158,8 @@ def _added(folder: str) -> tuple[dict[str, int], set[int]]:
     if token.get('special'):
       hidden.add(i)
   older = os.path.join(folder, _ADDED)
-  if not found and os.path.isfile(older):
-    found = dict(json_object.read(older))
+  if not found:
+    found = json_object.read_if_there(older)
     for content, i in found.items():
       if not _is_token(content, i):
         raise ValueError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import os
 import sys
 import types
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from selfimprove.data import chat, rows, sums, vocabularies
-from selfimprove.data.examples import FIELDS_JSON
+from selfimprove.data.examples import source_of
 from selfimprove.data.json_lines import Fields, Files
 from selfimprove.data.splits import SPLITS, divided, split_of
 from selfimprove.data.tensorflow_host import seqio, tf
@@ -234,26 +233,9 @@ def provider_of(
   Returns:
     The task, which is not registered.
   """
-
-  def dataset(
-    split: str,
-    shuffle_files: bool,
-    seed: int | None = None,
-  ) -> tf.data.Dataset:
-    del shuffle_files, seed  # The order is the table's; streams permute it.
-    found = rows_of(split)
-    columns = {
-      'prompt': [fields['prompt'] for fields in found],
-      'answer': [fields['answer'] for fields in found],
-      FIELDS_JSON: [json.dumps(fields) for fields in found],
-    }
-    return tf.data.Dataset.from_tensor_slices(
-      {k: tf.constant(v, tf.string, [len(found)]) for k, v in columns.items()}
-    )
-
   return seqio.Task(
     name,
-    source=seqio.FunctionDataSource(dataset, splits=splits),
+    source=source_of(rows_of, splits=splits),
     preprocessors=[seqio.preprocessors.tokenize],
     output_features={
       field: seqio.Feature(vocabulary, add_eos=False)

@@ -8,6 +8,7 @@ from benchmarks import verifiers
 from selfimprove.rewards.mathematics import MathAnswer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', verifiers.SHARES)
 def test_some_made_up_answers_are_right_and_some_are_wrong(kind):
   judge = MathAnswer()

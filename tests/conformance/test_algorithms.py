@@ -186,17 +186,7 @@ def test_its_operative_config_describes_itself(file, tmp_path):
   assert names(again) == names(experiment)
 
 
-@some(
-  'sft',
-  'reinforce',
-  'score',
-  'ppo',
-  'guide_grpo',
-  'nft',
-  'tempo',
-  'dpo',
-  'reward_model',
-)
+@some('score', 'ppo', 'guide_grpo', 'nft', 'dpo')
 def test_one_step_is_finite_and_learns_something(file):
   config = _experiment(file)[0].model
   for index in range(len(_stages(file))):
@@ -264,7 +254,7 @@ def _on_devices(file, microbatches, data, model):
   return jax.device_get(_params(state))
 
 
-@some('multi_turn', 'tempo')
+@some('tempo')
 def test_micro_batches_on_a_mesh_give_the_update_of_one_device(file):
   # Eight devices in 4 x 2 and four micro-batches at once: the tests of the
   # step take them apart.

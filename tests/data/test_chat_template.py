@@ -173,6 +173,7 @@ def test_a_template_that_never_ends_is_not_asked_for_each_row(source):
     template(source, seconds=0.2).render([ASKED] * 1000)
 
 
+@pytest.mark.slow
 def test_what_a_template_writes_altogether_is_bounded(monkeypatch):
   monkeypatch.setattr(chat_template, '_ROOM', 2**16)
   source = '{{ "a" * 30000 }}'

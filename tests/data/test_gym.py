@@ -214,6 +214,7 @@ def consumer(*, task, reward, attempt_tokens):
   return task, reward
 
 
+@pytest.mark.slow
 def test_the_task_file_gives_the_task_of_the_library(sums):
   file = ROOT / 'gin_configs' / 'tasks' / 'reasoning_gym.gin'
   gin.clear_config()

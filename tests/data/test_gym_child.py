@@ -116,6 +116,7 @@ def deaf(tmp_path, monkeypatch):
 SLOW = 'took longer than 0.1 s and had to be ended'
 
 
+@pytest.mark.slow
 def test_a_generator_that_hears_no_clock_loses_that_problem_alone(deaf):
   said = list(gym_process.ask([deaf((1,)), deaf((2,)), deaf(())]))
   assert [answer[:2] for answer in said] == [

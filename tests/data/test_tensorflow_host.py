@@ -25,6 +25,7 @@ def run(code, **environment):
   ).stderr
 
 
+@pytest.mark.slow
 def test_importing_the_tasks_prints_nothing():
   assert run('import selfimprove.data.tasks') == ''
 

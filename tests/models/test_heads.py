@@ -9,23 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from selfimprove.models.config import TransformerConfig
 from selfimprove.models.heads import make_critic
 from selfimprove.models.transformer import make_policy
 from selfimprove.training.score import predictors, values
 from selfimprove.training.state import Models, Optimizers, init_state
 from tests.training import tiny
 
-CONFIG = TransformerConfig(
-  vocab_size=7,
-  num_layers=1,
-  embed_dim=8,
-  num_heads=2,
-  num_kv_heads=2,
-  head_dim=4,
-  mlp_dim=8,
-)
-CRITIC = make_critic(CONFIG)
+CRITIC = make_critic(tiny.CONFIG)
 
 
 @functools.cache
@@ -34,9 +24,10 @@ def _rollout():
   return tiny.revise()(tiny.POLICY, params, tiny.prompts(2), jax.random.key(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('tied', [True, False])
 def test_an_untrained_critic_says_nothing_and_has_no_head_for_tokens(tied):
-  critic = make_critic(dataclasses.replace(CONFIG, tied_embeddings=tied))
+  critic = make_critic(dataclasses.replace(tiny.CONFIG, tied_embeddings=tied))
   params = jax.jit(critic.init)(jax.random.key(0))
   assert set(params) == {'trunk', 'value'}
   assert 'head' not in params['trunk']
@@ -52,7 +43,7 @@ def test_an_untrained_critic_says_nothing_and_has_no_head_for_tokens(tied):
 
 def test_a_value_is_of_what_stands_before_its_token():
   params = CRITIC.init(jax.random.key(0))
-  kernel = jax.random.normal(jax.random.key(1), (CONFIG.embed_dim,))
+  kernel = jax.random.normal(jax.random.key(1), (tiny.CONFIG.embed_dim,))
   params['value'] = {'kernel': kernel, 'bias': jnp.float32(0.5)}
   rollout = _rollout()
   found = values(CRITIC, params, rollout)
@@ -72,7 +63,7 @@ def test_a_value_is_of_what_stands_before_its_token():
 
 
 def test_the_trunk_of_a_critic_begins_as_the_policy():
-  models = Models(make_policy(CONFIG), CRITIC)
+  models = Models(make_policy(tiny.CONFIG), CRITIC)
   both = Optimizers(optax.adam(1e-3), optax.adam(1e-3))
   state = init_state(models, both, seed=0, with_reference=False)
   trunk = state.critic_params['trunk']
@@ -82,7 +73,7 @@ def test_the_trunk_of_a_critic_begins_as_the_policy():
     {name: state.params[name] for name in trunk},
   )
   # Of another shape it begins by itself.
-  other = make_critic(dataclasses.replace(CONFIG, mlp_dim=16))
+  other = make_critic(dataclasses.replace(tiny.CONFIG, mlp_dim=16))
   state = init_state(
     Models(models.policy, other), both, seed=0, with_reference=False
   )

@@ -196,6 +196,7 @@ def _logits_of_ours(folder, tokens):
   return config, params, np.asarray(policy.unembed(params, read(params)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('layout', ['as saved', 'as released', 'as in memory'])
 def test_the_text_part_of_a_checkpoint_with_images_is_read(
   layout, with_images, tmp_path

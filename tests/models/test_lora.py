@@ -234,6 +234,7 @@ def test_adapters_are_laid_out_like_the_matrices_beside_them():
   assert partitioning.MESH_AXES == ('data', 'fsdp', 'model')
 
 
+@pytest.mark.slow
 def test_activations_in_bfloat16_stay_in_it():
   policy = make_policy(
     dataclasses.replace(CONFIG, dtype='bfloat16', param_dtype='bfloat16')

@@ -87,6 +87,7 @@ def own_of(rows):
   return tuple(x[:, PROMPT_SLOTS:] for x in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('prefill_layout', ['stacked', 'decode'])
 @pytest.mark.parametrize('layout', ['stacked', 'decode'])
 @pytest.mark.parametrize('slots', [0, OWN_SLOTS])
@@ -180,6 +181,7 @@ def assert_close(got, want, atol):
   )
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_neither_loss_nor_gradient(
   params, rows, slopes
 ):
@@ -252,6 +254,7 @@ def test_final_soft_cap_bounds_the_logits(params):
   assert 4.9 < logits.max() <= 5.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'sizes',
   [{'data': 4, 'model': 2}, {'data': 2, 'fsdp': 2, 'model': 2}],

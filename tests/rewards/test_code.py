@@ -71,6 +71,7 @@ def test_a_fraction_counts_the_assertions_of_check(verifier):
   assert report.reasons[0] == 'AssertionError: zero'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('attempt', 'row'),
   [

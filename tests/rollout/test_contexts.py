@@ -84,6 +84,7 @@ def _sampled():
   return params, prompts, run(outer, prompts), run(inner, context(prompts))
 
 
+@pytest.mark.slow
 def test_attempts_stand_behind_the_prompt_that_they_were_meant_for():
   _, prompts, moved, seen = _sampled()
   width, wide = moved.prompt_slots, seen.prompt_slots

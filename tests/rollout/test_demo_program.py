@@ -17,6 +17,8 @@ from selfimprove.rollout.revise import Revise
 from selfimprove.types import Prompts
 from tests.house import project
 
+pytestmark = pytest.mark.slow  # Its compilation.
+
 DEMO = str(project.root / 'experiments/score_self_correction/run.gin')
 PROMPTS = 16
 

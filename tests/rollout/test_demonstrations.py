@@ -240,6 +240,7 @@ def test_a_first_token_without_alternatives_is_left_alone(given):
   assert all(f != s for f, s in turns if f[0] in ALTERNATIVES)
 
 
+@pytest.mark.slow
 def test_a_row_does_not_change_with_its_neighbours(given, rollout):
   order = [17, 3, 250]
   some = shown(noisy(), tiny.take(given, order))

@@ -104,6 +104,7 @@ def test_greedy_draws_are_certain():
   np.testing.assert_array_equal(rollout.tokens[::2], rollout.tokens[1::2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('order', [[6, 1], [3, 6], [7, 2, 5, 0, 1, 6, 3, 4]])
 def test_a_sample_does_not_change_with_its_neighbours(sampled, order):
   rollout = tiny.run(tiny.revise(), tiny.take(tiny.prompts(), order))
@@ -226,14 +227,9 @@ def is_split(x):
   return not x.sharding.is_fully_replicated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  ('data', 'fsdp', 'model'),
-  [
-    pytest.param(1, 1, 1, marks=pytest.mark.slow),
-    pytest.param(8, 1, 1, marks=pytest.mark.slow),
-    pytest.param(4, 1, 2, marks=pytest.mark.slow),
-    (2, 2, 2),
-  ],
+  ('data', 'fsdp', 'model'), [(1, 1, 1), (8, 1, 1), (4, 1, 2), (2, 2, 2)]
 )
 def test_samples_do_not_change_with_the_mesh(sampled, data, fsdp, model):
   devices = jax.devices()[: data * fsdp * model]

@@ -179,6 +179,7 @@ def test_the_calls_of_all_rounds_are_counted_and_timed(tmp_path):
   assert timing['verifier/seconds_max'] == 2.0
 
 
+@pytest.mark.slow
 def test_a_batch_that_stays_short_is_learned_from_as_it_is(tmp_path):
   # Nothing is ever right, so that every group is tied.
   algorithm = _algorithm(max_rounds=2, reward=FirstIs(token=99))
@@ -237,6 +238,7 @@ def test_failed_groups_are_sampled_again_behind_the_hint(tmp_path):
   assert np.all(hinted == hinted[:, :1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('merge', 'wanted'),
   [

@@ -13,23 +13,13 @@ import pytest
 
 from selfimprove.algorithms import aggregates, critics, terms, value_loss
 from selfimprove.algorithms.base import Term
-from selfimprove.models.config import TransformerConfig
 from selfimprove.models.heads import make_critic
 from selfimprove.training import step as steps
 from selfimprove.training.finite import nonfinite_name
 from selfimprove.training.state import Models, Optimizers, init_state
 from tests.training import tiny
 
-CONFIG = TransformerConfig(
-  vocab_size=7,
-  num_layers=1,
-  embed_dim=8,
-  num_heads=2,
-  num_kv_heads=2,
-  head_dim=4,
-  mlp_dim=8,
-)
-MODELS = Models(tiny.POLICY, make_critic(CONFIG))
+MODELS = Models(tiny.POLICY, make_critic(tiny.CONFIG))
 ALONE = Optimizers(policy=None, critic=optax.sgd(1.0))
 
 
@@ -53,6 +43,7 @@ def _step(fn):
   return state, *program(_algorithm(fn), state, tiny.prompts(4))
 
 
+@pytest.mark.slow
 def test_the_critic_learns_and_the_policy_stays_bit_for_bit():
   before, after, metrics, codes = _step(value_loss.ValueLoss(clip=jnp.inf))
   assert not np.any(codes)

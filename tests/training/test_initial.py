@@ -12,10 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from selfimprove.models.config import TransformerConfig
 from selfimprove.models.heads import make_critic
 from selfimprove.models.lora import LoRA, make_adapters, merge
-from selfimprove.models.transformer import make_policy
 from selfimprove.training import initial, loop
 from selfimprove.training import step as steps
 from selfimprove.training.checkpoint import read_extra, restore_params
@@ -288,17 +286,8 @@ def test_packed_rows_give_the_same_gradient():
 
 
 def test_a_critic_begins_with_the_base_and_trains_whole():
-  config = TransformerConfig(
-    vocab_size=7,
-    num_layers=1,
-    embed_dim=8,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=4,
-    mlp_dim=8,
-  )
-  policy = make_policy(config)
-  models = Models(policy, make_critic(config), make_adapters(LORA, policy))
+  policy = tiny.POLICY
+  models = Models(policy, make_critic(tiny.CONFIG), make_adapters(LORA, policy))
   both = Optimizers(policy=optax.sgd(0.1), critic=optax.sgd(0.1))
   state = _fresh(models, both, 0)
   _same(

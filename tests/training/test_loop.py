@@ -149,6 +149,7 @@ def test_two_rounds_alternate_the_stages(tmp_path):
   assert rows == ['one_1', 'two_1', 'one_2', 'two_2']
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_base_model_through_both_stages(tmp_path):
   first = tiny.train(tmp_path / 'a', tiny.stages()[:1], stop_after=1)[0]
   base = jax.device_get(first.ref_params)
@@ -167,6 +168,7 @@ def test_a_stage_may_measure_against_what_the_last_one_made(straight, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, at_two.params, wanted.ref_params)
 
 
+@pytest.mark.slow
 def test_a_number_that_is_none_stops_and_leaves_the_last_checkpoint(tmp_path):
   stage = tiny.stages()[0]
   # An infinite learning rate after two good updates: step 4 sees it.
@@ -277,6 +279,7 @@ def test_conditions_see_evaluations_and_none_is_made_twice(tmp_path):
   assert at == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_condition_on_an_evaluation_goes_on_where_it_was(tmp_path):
   advance = MetricAtLeast(metric='eval/acc_last', threshold=0.5, patience=3)
   _evaluated(tmp_path, [0.6, 0.6], advance=advance, stop_after=2)

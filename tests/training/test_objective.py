@@ -84,6 +84,7 @@ _KL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', _KL)
 def test_stage_one_begins_without_kl_and_without_its_gradient(kind):
   params, other, rollout = _setup()

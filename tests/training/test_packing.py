@@ -108,6 +108,7 @@ def _assert_close(rollout, got, wanted):
   )
 
 
+@pytest.mark.slow
 def test_packed_samples_score_as_those_read_alone():
   rollout = _rollout()
   assert np.all(_fits(rollout))

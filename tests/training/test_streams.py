@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 import dataclasses
 
 import jax
@@ -47,6 +49,7 @@ def _derived(**slots):
   return {name: float(np.unique(stream)[0]) for name, stream in found.items()}
 
 
+@pytest.mark.slow
 def test_rewards_of_tokens_of_both_kinds_add_up():
   penalty = {'dense_rewards': Constant(value=-1.0)}
   assert _derived(derived=penalty) == {'dense_rewards': -1.0}

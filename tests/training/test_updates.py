@@ -127,6 +127,7 @@ def test_mini_batches_use_every_group_once_in_an_epoch():
   )
 
 
+@pytest.mark.slow
 def test_micro_batches_within_mini_batches_change_nothing():
   plan = steps.Plan(epochs=2, minibatches=2)
   whole, _, _ = _learn(plan)

@@ -37,17 +37,16 @@ from selfimprove.training.state import Models
 from selfimprove.training.timing import PhaseTimers
 
 EOS = 1
-POLICY = make_policy(
-  TransformerConfig(
-    vocab_size=7,
-    num_layers=1,
-    embed_dim=8,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=4,
-    mlp_dim=8,
-  )
+CONFIG = TransformerConfig(
+  vocab_size=7,
+  num_layers=1,
+  embed_dim=8,
+  num_heads=2,
+  num_kv_heads=2,
+  head_dim=4,
+  mlp_dim=8,
 )
+POLICY = make_policy(CONFIG)
 
 
 @nouns.record
