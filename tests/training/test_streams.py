@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import pytest
-
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from selfimprove import types
 from selfimprove.training.streams import with_derived
