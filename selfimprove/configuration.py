@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import gin
@@ -82,8 +84,8 @@ def build(
     shown = ', '.join(f'`{name}`' for name in unused[:8])
     others = f' (and {len(unused) - 8} more)' if unused[8:] else ''
     raise ConfigError(
-      f'Nothing uses the binding {shown}{others}; correct its name or scope, '
-      'or remove it.'
+      f'Nothing uses the binding {shown}{others}{_nearest(unused[0])}; correct '
+      'its name or scope, or remove it.'
     )
   _check_effect(overriding)
   return built
@@ -112,6 +114,23 @@ def unused_bindings() -> list[str]:
       ):
         unused.append(_as_written(scope, selector, name))
   return sorted(unused)
+
+
+def _nearest(name: str) -> str:
+  """What is used and reads like a binding that is not."""
+  used = {
+    _as_written(scope, selector, parameter)
+    for (scope, selector), consumed in gin_config._OPERATIVE_CONFIG.items()
+    for parameter in consumed
+  } | {
+    scope for scope, key in gin_config._OPERATIVE_CONFIG if key == 'gin.macro'
+  }
+  return _suggestion(name, used)
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+  near = difflib.get_close_matches(name, sorted(known), n=1)
+  return f' (nearest: `{near[0]}`)' if near else ''
 
 
 def _is_written(
@@ -236,6 +255,11 @@ def _parse_bindings(bindings: Sequence[str]) -> dict[_Key, str]:
         r"'\1' is no value; put text in quotes",
         why,
       )
+      parameter = re.match(
+        r"Configurable '(.*)' doesn't have a parameter named '(.*)'$", why
+      )
+      if parameter:
+        why += _suggestion(parameter[2], _parameters(parameter[1]))
       if why == 'Unable to parse value':
         why += '; put text in quotes'
       raise ConfigError(f'Binding `{binding:.200}`: {why}.') from error
@@ -244,6 +268,12 @@ def _parse_bindings(bindings: Sequence[str]) -> dict[_Key, str]:
       before.setdefault(key, {}).update(parameters)
     config.update(before)
   return written
+
+
+def _parameters(configurable: str) -> list[str]:
+  """Names of the parameters of what gin knows by a name."""
+  found = gin_config._REGISTRY.get_match(configurable)
+  return list(inspect.signature(found.wrapped).parameters) if found else []
 
 
 def _check_effect(overriding: Mapping[_Key, str]) -> None:

@@ -55,3 +55,22 @@ def test_bindings_of_a_list_see_one_another():
 def test_a_value_of_another_type_is_refused(binding, said):
   with pytest.raises(ConfigError, match=said):
     built.build(SCORE, binding)
+
+
+@pytest.mark.parametrize(
+  ('binding', 'nearest'),
+  [
+    ('LERNING_RATE = 1.0', '`LEARNING_RATE`'),
+    ('experiment.Experiment.seeed = 3', '`seed`'),
+    ('stage_one/stages.Stage.stepz = 3', '`steps`'),
+  ],
+)
+def test_a_misspelt_name_is_refused_with_the_nearest(binding, nearest):
+  with pytest.raises(ConfigError, match=f'nearest: {nearest}'):
+    built.build(SCORE, binding)
+
+
+def test_a_name_like_no_other_is_refused_without_a_guess():
+  with pytest.raises(ConfigError) as caught:
+    built.build(SCORE, 'QQQQ = 1')
+  assert 'nearest' not in str(caught.value)

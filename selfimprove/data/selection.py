@@ -106,5 +106,9 @@ def _shares(table: Table, rows: np.ndarray) -> Iterator[Share]:
   for share in table.shares:
     ends = (share.start, share.start + share.rows)
     start, end = np.searchsorted(rows, ends).tolist()
-    if start < end:
-      yield share._replace(start=start, rows=end - start)
+    if start == end:
+      raise ValueError(
+        f'A stage keeps no problem of {share.name!r}, which the mixture has a '
+        'rate for; give it a rate of 0, or correct Stage.problems.'
+      )
+    yield share._replace(start=start, rows=end - start)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from selfimprove.data.pipeline import Table
 from selfimprove.data.selection import Having, SelectedStream
+from selfimprove.data.shares import Share
 
 ROWS = 10
 HARD = Having(field='level', values=(2, 3))
@@ -47,6 +50,15 @@ def test_a_selection_of_nothing_is_refused():
     SelectedStream(table(), keep=nothing, prompts_per_step=1)
   with pytest.raises(ValueError, match='has no values'):
     Having(field='level', values=())
+
+
+def test_a_selection_that_leaves_out_a_source_of_a_mixture_is_refused():
+  # Rows 0 to 1 of one source, all too easy, and 2 to 9 of another.
+  mixed = dataclasses.replace(
+    table(), shares=(Share('easy', 0, 2, 1), Share('other', 2, 8, 1))
+  )
+  with pytest.raises(ValueError, match="no problem of 'easy'"):
+    SelectedStream(mixed, keep=HARD, prompts_per_step=1)
 
 
 def test_a_field_that_is_not_there_is_refused():

@@ -25,10 +25,9 @@ from selfimprove.training import step as steps
 from selfimprove.training.objective import Credited, value_and_grad
 from selfimprove.training.score import score
 from selfimprove.training.state import Models, Optimizers, init_state
-from tests.models.test_heads import CONFIG
 from tests.training import tiny
 
-MODELS = Models(tiny.POLICY, make_critic(CONFIG))
+MODELS = Models(tiny.POLICY, make_critic(tiny.CONFIG))
 OPTIMIZERS = Optimizers(optax.sgd(0.5))
 PROMPTS = 8
 
