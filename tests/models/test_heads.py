@@ -16,12 +16,14 @@ from selfimprove.training.state import Models, Optimizers, init_state
 from tests.training import tiny
 
 CRITIC = make_critic(tiny.CONFIG)
+_values = jax.jit(functools.partial(values, CRITIC))
+_predictors = jax.jit(functools.partial(predictors, CRITIC))
 
 
 @functools.cache
 def _rollout():
   params = tiny.POLICY.init(jax.random.key(0))
-  return tiny.revise()(tiny.POLICY, params, tiny.prompts(2), jax.random.key(1))
+  return tiny.sampled(tiny.revise(), params, tiny.prompts(2), jax.random.key(1))
 
 
 @pytest.mark.slow
@@ -42,22 +44,22 @@ def test_an_untrained_critic_says_nothing_and_has_no_head_for_tokens(tied):
 
 
 def test_a_value_is_of_what_stands_before_its_token():
-  params = CRITIC.init(jax.random.key(0))
+  params = jax.jit(CRITIC.init)(jax.random.key(0))
   kernel = jax.random.normal(jax.random.key(1), (tiny.CONFIG.embed_dim,))
   params['value'] = {'kernel': kernel, 'bias': jnp.float32(0.5)}
   rollout = _rollout()
-  found = values(CRITIC, params, rollout)
+  found = _values(params, rollout)
   start = rollout.prompt_slots
   assert not np.any(found[:, :start])
-  hidden = predictors(CRITIC, params, rollout)
+  hidden = _predictors(params, rollout)
   np.testing.assert_allclose(found[:, start:], hidden @ kernel + 0.5, rtol=1e-4)
   # Another last token changes no value; another first one all behind it.
   last = dataclasses.replace(rollout, tokens=rollout.tokens.at[:, -1].set(2))
-  np.testing.assert_array_equal(values(CRITIC, params, last), found)
+  np.testing.assert_array_equal(_values(params, last), found)
   first = dataclasses.replace(
     rollout, tokens=rollout.tokens.at[:, start].set(2)
   )
-  moved = np.asarray(values(CRITIC, params, first) != found)
+  moved = np.asarray(_values(params, first) != found)
   assert not np.any(moved[:, : start + 1])
   assert np.any(moved[:, start + 1 :])
 

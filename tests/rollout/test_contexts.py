@@ -80,8 +80,11 @@ def _sampled():
   context = _hinted(contexts.AnswerPrefix(length=2))
   inner, key = tiny.revise(), jax.random.key(1)
   outer = contexts.InContext(rollout=inner, context=context)
-  run = jax.jit(lambda how, prompts: how(tiny.POLICY, params, prompts, key))
-  return params, prompts, run(outer, prompts), run(inner, context(prompts))
+  moved = tiny.sampled(outer, params, prompts, key)
+  seen = tiny.sampled(
+    inner, params, jax.jit(lambda how, given: how(given))(context, prompts), key
+  )
+  return params, prompts, moved, seen
 
 
 @pytest.mark.slow

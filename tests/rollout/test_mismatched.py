@@ -36,10 +36,11 @@ def _made():
   outer = MismatchedPairs(
     rollout=inner, reward=FirstIsEven(), instruction=jnp.asarray(INSTRUCTION)
   )
-  run = jax.jit(
-    lambda how, prompts: how(tiny.POLICY, params, prompts, jax.random.key(1))
+  single, pairs = (
+    tiny.sampled(how, params, prompts, jax.random.key(1))
+    for how in (inner, outer)
   )
-  return params, prompts, run(inner, prompts), run(outer, prompts)
+  return params, prompts, single, pairs
 
 
 def test_right_attempts_are_dealt_out_to_wrong_ones():

@@ -41,8 +41,8 @@ def _made(algorithm, rollout):
 def _derived(**slots):
   algorithm = dataclasses.replace(tiny.algorithm(), **slots)
   params = tiny.POLICY.init(jax.random.key(0))
-  rollout = tiny.revise()(
-    tiny.POLICY, params, tiny.prompts(), jax.random.key(1)
+  rollout = tiny.sampled(
+    tiny.revise(), params, tiny.prompts(), jax.random.key(1)
   )
   found = _made(algorithm, rollout)
   return {name: float(np.unique(stream)[0]) for name, stream in found.items()}

@@ -46,7 +46,9 @@ CONFIG = TransformerConfig(
   head_dim=4,
   mlp_dim=8,
 )
+# Operation by operation, to initialise takes seconds.
 POLICY = make_policy(CONFIG)
+POLICY = POLICY._replace(init=jax.jit(POLICY.init))
 
 
 @nouns.record
@@ -70,6 +72,12 @@ def revise(*, group_size=4):
     group_size=group_size,
     max_new_tokens=(3, 3),
   )
+
+
+@jax.jit
+def sampled(rollout, params, prompts, key):
+  """What a rollout makes of prompts, with the tiny policy."""
+  return rollout(POLICY, params, prompts, key)
 
 
 def algorithm(
