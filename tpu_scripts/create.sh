@@ -54,10 +54,13 @@ describe
 if [[ -n $flag_dry_run || -z $state ]]; then
   request
 else
+  [[ -z $type_there || $type_there == "$TPU_TYPE" ]] ||
+    die "TPU_TYPE is '$TPU_TYPE', but $TPU_NAME is there already and is a" \
+      "$type_there; take another --name=, or run delete.sh first."
   say "$TPU_NAME is already in the queue or there: $state"
 fi
 wait_until_active
-[[ -n $flag_dry_run ]] || require_active
+expect_slices
 count_workers
 [[ -n $flag_dry_run ]] ||
   say "$TPU_NAME is ACTIVE with $workers workers; next: setup.sh"

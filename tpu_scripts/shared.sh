@@ -121,7 +121,7 @@ read_settings_file() {
     file=$repository/tpu_scripts/settings.env
     [[ -f $file ]] || return 0
   fi
-  [[ -f $file ]] || die "There is no settings file '$file'; correct" \
+  [[ -r $file && ! -d $file ]] || die "There is no settings file '$file'; correct" \
     "--settings=, or copy tpu_scripts/settings.example.env there."
   while IFS= read -r line || [[ -n $line ]]; do
     number=$((number + 1))
@@ -262,9 +262,11 @@ last_line() {
   printf '%s' "$found"
 }
 
-# Sets `state` (empty: there is no such TPU) and `nodes`, the names of slices.
+# Sets `state` (empty: there is no such TPU), `nodes`, which are the names of
+# its slices, and `type_there`.
 describe() {
-  local answer names='' index
+  local answer names='' index fields=state.state,tpu.nodeSpec[].nodeId
+  fields+=,tpu.nodeSpec[0].node.acceleratorType
   if [[ -n $flag_dry_run ]]; then
     for ((index = 0; index < TPU_SLICES; index++)); do
       names+="$TPU_NAME-$index;"
@@ -273,12 +275,12 @@ describe() {
   fi
   if answer=$(call compute tpus queued-resources describe "$TPU_NAME" \
     "${where[@]}" \
-    '--format=value[separator="|"](state.state,tpu.nodeSpec[].nodeId)'); then
-    [[ -z $flag_dry_run ]] || answer="ACTIVE|$names"
-    state=${answer%%|*}
-    IFS=';' read -ra nodes <<<"${answer#*|}"
+    "--format=value[separator='|']($fields)"); then
+    [[ -z $flag_dry_run ]] || answer="ACTIVE|$names|$TPU_TYPE"
+    IFS='|' read -r state names type_there <<<"$answer"
+    IFS=';' read -ra nodes <<<"$names"
   elif grep -q 'NOT_FOUND\|was not found' "$scratch/errors"; then
-    state='' nodes=()
+    state='' nodes=() type_there=''
   else
     explain "Looking for $TPU_NAME"
   fi
@@ -293,7 +295,7 @@ lost() {
     'setup.sh and the same run.sh, which goes on from the newest checkpoint.'
 }
 
-# The TPU is there and has as many slices as the settings say.
+# Describes, and ends here unless the TPU can be worked with.
 require_active() {
   describe
   case $state in
@@ -304,6 +306,10 @@ require_active() {
     *) die "$TPU_NAME is $state and not yet ACTIVE; run create.sh again to" \
       "wait for it." ;;
   esac
+  expect_slices
+}
+
+expect_slices() {
   ((${#nodes[@]} == TPU_SLICES)) || die "$TPU_NAME has ${#nodes[@]} slices" \
     "and TPU_SLICES is $TPU_SLICES; give --slices=${#nodes[@]}."
 }
@@ -333,7 +339,7 @@ on_workers() {
   local answered status=0
   try_on_workers "$2" || status=$?
   [[ -z $flag_dry_run ]] || return 0
-  answered=$(grep -c '\] done ' "$scratch/replies" || true)
+  answered=$(grep -c '^@' "$scratch/replies" || true)
   if ((answered == 0)); then
     explain_silence "$1"
   elif ((answered < workers)); then
@@ -341,7 +347,7 @@ on_workers() {
       "stays so look at status.sh ($(last_line "$(<"$scratch/errors")"))."
   fi
   local failed
-  failed=$(sed -n 's/^\(\[.*\]\) done [1-9][0-9]*$/\1/p' "$scratch/replies" |
+  failed=$(sed -n 's/^@\(\[.*\]\) done [1-9][0-9]*$/\1/p' "$scratch/replies" |
     sort -V | tr '\n' ' ')
   [[ -z $failed ]] || die "$1: failed on ${failed% }, [slice.worker], which" \
     "said why above."
@@ -352,7 +358,7 @@ try_on_workers() {
   : >"$scratch/errors"
   call compute tpus queued-resources ssh "$TPU_NAME" "${where[@]}" \
     "${how[@]}" "${which[@]}" --quiet "--command=$1" |
-    tee "$scratch/replies" | { grep --line-buffered -v '\] done ' || true; }
+    tee "$scratch/replies" | { grep --line-buffered -v '^@' || true; }
 }
 
 explain_silence() {

@@ -2,8 +2,8 @@
 # shellcheck disable=SC2329 # Functions are called by name, at the end.
 # The side of the workers: `setup.sh` brings it there, the others call it.
 #
-# Every line that it prints begins with [slice.worker], and the last one is
-# `[slice.worker] done <status>`: who calls counts these.
+# Every line that it prints begins with [slice.worker], and one more line,
+# `@[slice.worker] done <status>`, says that this was all: who calls counts these.
 set -euo pipefail
 cd "$HOME"
 
@@ -121,7 +121,7 @@ start() {
     </dev/null >>"$folder/log" 2>&1 &
   exec 9>&-
   local tries
-  for ((tries = 0; tries < 100; tries++)); do
+  for ((tries = 0; tries < 600; tries++)); do
     [[ ! -s $folder/pid ]] || break
     sleep 0.05
   done
@@ -242,7 +242,9 @@ set +e
 (
   set -e
   "$@"
-) 2>&1 | sed -u "s/^/[$label] /"
+) 2>&1 | while IFS= read -r line || [[ -n $line ]]; do
+  printf '[%s] %s\n' "$label" "$line"
+done
 status=${PIPESTATUS[0]}
-echo "[$label] done $status"
+echo "@[$label] done $status"
 exit "$status"
