@@ -50,8 +50,6 @@ is_one_of() {
   return 1
 }
 
-variable_of() { printf 'TPU_%s' "${1^^}"; }
-
 # --- settings ---------------------------------------------------------------
 
 # read_settings "<flags with a value>" "<switches>" "$@"
@@ -99,7 +97,7 @@ read_settings() {
   read_settings_file "${given[settings]:-${TPU_SETTINGS:-}}"
   unset 'given[settings]'
   for key in "${!given[@]}"; do
-    printf -v "$(variable_of "$key")" %s "${given[$key]}"
+    printf -v "TPU_${key^^}" %s "${given[$key]}"
   done
   check_settings
   [[ -n $flag_dry_run ]] || command -v gcloud >/dev/null ||
@@ -139,16 +137,14 @@ read_settings_file() {
 
 # matches <setting> <regular expression> <what it must be> [<fix>]
 matches() {
-  local variable
-  variable=$(variable_of "$1")
+  local variable=TPU_${1^^}
   [[ ${!variable} =~ ^($2)$ ]] || die "$variable is '${!variable}', which must" \
     "be $3; correct --$1= or $variable${4:+ ($4)}."
 }
 
 # needed <setting> <what it is>
 needed() {
-  local variable
-  variable=$(variable_of "$1")
+  local variable=TPU_${1^^}
   [[ -n ${!variable} ]] || die "$variable is not set; it is $2: give --$1=," \
     "set $variable, or write it to tpu_scripts/settings.env."
 }
@@ -156,7 +152,7 @@ needed() {
 check_settings() {
   local key variable
   for key in "${settings[@]}"; do
-    variable=$(variable_of "$key")
+    variable=TPU_${key^^}
     printf -v "$variable" %s "${!variable:-}"
   done
   : "${TPU_SLICES:=1}" "${TPU_CAPACITY:=on-demand}" "${TPU_CONNECT:=external}"
@@ -265,8 +261,8 @@ last_line() {
 # Sets `state` (empty: there is no such TPU), `nodes`, which are the names of
 # its slices, and `type_there`.
 describe() {
-  local answer names='' index fields=state.state,tpu.nodeSpec[].nodeId
-  fields+=,tpu.nodeSpec[0].node.acceleratorType
+  local answer names='' index fields='state.state,tpu.nodeSpec[].nodeId'
+  fields+=',tpu.nodeSpec[0].node.acceleratorType'
   if [[ -n $flag_dry_run ]]; then
     for ((index = 0; index < TPU_SLICES; index++)); do
       names+="$TPU_NAME-$index;"

@@ -140,22 +140,18 @@ load_secrets() {
 
 # supervise <run> <command ...>, with the lock on descriptor 9.
 supervise() {
-  local folder=$HOME/$runs/$1 status=0 signalled='' child
+  local folder=$HOME/$runs/$1 status=0
   shift
   load_secrets
   export PATH="$HOME/$environment/bin:$PATH" PYTHONUNBUFFERED=1
   cd "$code"
   printf '=== %s, %s: %s\n' "$(date -u)" "$(cat VERSION)" "$*"
-  "$@" 9>&- &
-  child=$!
-  # The machine signals everybody when it goes down; the run ends politely.
-  trap 'signalled=yes; kill -TERM "$child" 2>/dev/null || true' TERM INT HUP
-  printf '%s\n' "$child" >"$folder/pid"
-  while true; do
-    signalled='' status=0
-    wait "$child" || status=$?
-    [[ -n $signalled ]] || break
-  done
+  # A machine that goes down signals everybody: the run ends by itself, and
+  # bash does nothing until then. In the foreground, for a `wait` that a signal
+  # interrupts can miss the status.
+  trap : TERM INT HUP
+  # shellcheck disable=SC2016 # The inner bash expands it.
+  bash -c 'echo $$ >"$0"; exec "$@"' "$folder/pid" "$@" 9>&- || status=$?
   printf '=== %s: ended with status %s\n' "$(date -u)" "$status"
   printf '%s\n' "$status" >"$folder/exit_status.new"
   mv "$folder/exit_status.new" "$folder/exit_status"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -17,10 +18,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = ROOT / 'tpu_scripts'
 
 # All that the scripts may use, here and on workers.
-TOOLS = (
-  'awk basename bash cat chmod cp curl cut date dirname env flock git grep gzip '
-  'head ls mkdir mktemp mv rm sed setsid sleep sort tail tar tee tr true wc'
-).split()
+TOOLS = """
+awk basename bash cat chmod cp curl cut date dirname env flock git grep gzip
+head ls mkdir mktemp mv rm sed setsid sleep sort tail tar tee tr true wc
+"""
 
 CURL = """#!/usr/bin/env bash
 # The metadata server: the last argument is the address.
@@ -28,8 +29,8 @@ case ${!#} in
   */agent-worker-number) printf %s "$WORKER" ;;
   */tpu-env)
     ((SLICES > 1)) || exit 0
-    printf "ZONE: 'x'\\nMEGASCALE_NUM_SLICES: '%s'\\nMEGASCALE_SLICE_ID: '%s'\\n" \\
-      "$SLICES" "$SLICE" ;;
+    printf "ZONE: 'x'\\nMEGASCALE_NUM_SLICES: '%s'\\n" "$SLICES"
+    printf "MEGASCALE_SLICE_ID: '%s'\\n" "$SLICE" ;;
 esac
 """
 
@@ -44,8 +45,8 @@ if [[ $2 == venv ]]; then
 fi
 [[ $2 == selfimprove.train ]] || exit 0
 echo 'step 1'
-[[ ! -f $HOME/behaviour ]] || source "$HOME/behaviour"
 trap 'echo "checkpoint written"; exit 0' TERM
+[[ ! -f $HOME/behaviour ]] || source "$HOME/behaviour"
 exec 8<>"$HOME/quiet"
 while true; do read -rt 60 -u 8 || true; done
 """
@@ -67,7 +68,7 @@ class Cloud:
     self.world = dict(WORLD)
     for name in ('tools', 'there', 'here', 'home'):
       (folder / name).mkdir()
-    for tool in TOOLS:
+    for tool in TOOLS.split():
       found = shutil.which(tool)
       if not found:
         pytest.skip(f'needs {tool}')
@@ -165,10 +166,8 @@ class Cloud:
     """Ends what runs on the workers."""
     for path in self.folder.glob('worker*/selfimprove_runs/*/pid'):
       if not path.with_name('exit_status').exists():
-        try:
+        with contextlib.suppress(ProcessLookupError):
           os.kill(int(path.read_text()), signal.SIGKILL)
-        except ProcessLookupError:
-          pass
 
 
 def dry(printed: str) -> list[list[str]]:

@@ -29,10 +29,11 @@ def test_one_host_is_created(cloud):
   cloud.ok('create', '--type=v5litepod-8')
   assert cloud.calls() == [
     DESCRIBE,
-    [*QR, 'create', 'score', *WHERE]
-    + ['--accelerator-type=v5litepod-8']
-    + ['--runtime-version=v2-alpha-tpuv5-lite', '--node-id=score']
-    + ['--async', '--quiet'],
+    [
+      *[*QR, 'create', 'score', *WHERE, '--accelerator-type=v5litepod-8'],
+      *['--runtime-version=v2-alpha-tpuv5-lite', '--node-id=score'],
+      *['--async', '--quiet'],
+    ],
     DESCRIBE,
     count('score'),
   ]
@@ -105,7 +106,7 @@ CASES = {
   'setup': [],
   'run': ['--run=mine', '--', GIN, '--workdir=gs://bucket/run'],
   'status': ['--run=mine'],
-  'logs': ['--run=mine', '--lines=7'],
+  'logs': ['--run=mine', '--lines=7', '--no_follow'],
   'stop': ['--run=mine', '--seconds=5'],
   'on_all': ['--', 'python', '-c', 'print("a  b")'],
   'copy_results': ['--run=mine', '--workdir=gs://bucket/run', '--to=results'],
@@ -127,7 +128,9 @@ def test_a_dry_run_prints_what_a_run_runs(slices, cloud, monkeypatch, tmp_path):
       continue
     cloud.ok(script, *how)
     # What a worker itself runs to save its log is not of this machine.
-    real = [c for c in cloud.calls()[done:] if c[:3] != QR[:1] + ['storage', 'cp']]
+    real = [
+      call for call in cloud.calls()[done:] if call[1:3] != ['storage', 'cp']
+    ]
     assert dry(printed) == real, script
     done = len(cloud.calls())
 

@@ -17,7 +17,7 @@ WORKDIR = '--workdir=gs://bucket/run'
 TRAIN = ('--', GIN, WORKDIR)
 
 AWKWARD = (
-  "--gin_bindings=INSTRUCTION = 'there may be \"an\" error'",
+  '--gin_bindings=INSTRUCTION = \'there may be "an" error\'',
   "--gin_bindings=A = 'it\\'s  two  spaces'",
   '--gin_bindings=B = $HOME `id` $(id) ; & | > < * ? ~ ! # \\ \\n',
   '--gin_bindings=C = "line\nline"',

@@ -52,7 +52,9 @@ def test_a_flag_comes_before_the_environment_and_that_before_the_file(
   cloud, tmp_path
 ):
   file = tmp_path / 'settings.env'
-  file.write_text('# mine\n\nTPU_NAME=file\nTPU_ZONE=asia-east1-c\nTPU_TYPE=v4-8')
+  file.write_text(
+    '# mine\n\nTPU_NAME=file\nTPU_ZONE=asia-east1-c\nTPU_TYPE=v4-8'
+  )
   printed = cloud.ok(
     'create',
     '--dry_run',

@@ -90,8 +90,10 @@ def test_a_worker_with_an_old_python_fetches_a_newer_one(cloud):
     '#!/usr/bin/env bash\n'
     '[[ $1 != -c ]] || exit 1\n'
     'echo "$*" >>"$HOME/uv"\n'
-    '[[ $2 != uv ]] || { mkdir -p "${!#}/bin"\n'
-    'printf "#!/bin/sh\\n" >"${!#}/bin/python"; chmod +x "${!#}/bin/python"; }\n'
+    '[[ $2 == uv ]] || exit 0\n'
+    'mkdir -p "${!#}/bin"\n'
+    'printf "#!/bin/sh\\n" >"${!#}/bin/python"\n'
+    'chmod +x "${!#}/bin/python"\n'
   )
   (there / 'python3').write_text(uv)
   (there / 'python3').chmod(0o755)

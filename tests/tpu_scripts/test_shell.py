@@ -22,6 +22,7 @@ def test_bash_can_parse_it(path):
   subprocess.run(['bash', '-n', path], check=True)
 
 
+@pytest.mark.slow
 def test_shellcheck_is_content():
   shellcheck = shutil.which('shellcheck')
   if not shellcheck:
