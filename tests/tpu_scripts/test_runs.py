@@ -1,0 +1,289 @@
+"""Runs on workers: real processes of bash, with a Python that pretends."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.tpu_scripts.cloud import SCRIPTS
+
+GIN = '--gin_file=experiments/score_math/run.gin'
+WORKDIR = '--workdir=gs://bucket/run'
+TRAIN = ('--', GIN, WORKDIR)
+
+AWKWARD = (
+  '--gin_bindings=INSTRUCTION = \'there may be "an" error\'',
+  "--gin_bindings=A = 'it\\'s  two  spaces'",
+  '--gin_bindings=B = $HOME `id` $(id) ; & | > < * ? ~ ! # \\ \\n',
+  '--gin_bindings=C = "line\nline"',
+  '--gin_bindings=D = äöü λ',
+  '--gin_bindings=',
+)
+
+
+@pytest.fixture
+def pod(cloud):
+  """Two slices of one worker each, set up."""
+  cloud.be(slices=[1, 1])
+  cloud.set_up()
+  return cloud
+
+
+@pytest.fixture
+def host(cloud):
+  """One worker, set up."""
+  cloud.set_up()
+  return cloud
+
+
+def pid(home: pathlib.Path, run: str = 'train') -> int:
+  """The process of a run."""
+  return int((home / 'selfimprove_runs' / run / 'pid').read_text())
+
+
+def behave(home: pathlib.Path, text: str) -> None:
+  """Lets the Python of a worker do something first."""
+  (home / 'behaviour').write_text(text)
+
+
+def until(condition) -> None:
+  """Waits for what happens soon."""
+  for _ in range(200):
+    if condition():
+      return
+    time.sleep(0.02)
+  pytest.fail('it did not happen')
+
+
+def ended(home: pathlib.Path) -> bool:
+  """Whether the exit status of the run was written."""
+  return (home / 'selfimprove_runs/train/exit_status').exists()
+
+
+def test_every_argument_arrives_as_it_was_given(pod):
+  pod.ok('run', '--slices=2', *TRAIN, *AWKWARD)
+  given = ['-m', 'selfimprove.train', '--distributed=auto', GIN, WORKDIR]
+  for home in pod.homes():
+    assert pod.argv(home) == [*given, *AWKWARD]
+
+
+def test_a_run_goes_on_ends_politely_and_leaves_its_status(cloud):
+  pod = cloud
+  pod.be(slices=[2, 2])
+  pod.set_up()
+  printed = pod.ok('run', '--slices=2', *TRAIN)
+  for worker in ('0.0', '0.1', '1.0', '1.1'):
+    assert f"[{worker}] started 'train'" in printed
+  printed = pod.ok('status', '--slices=2')
+  assert 'score is ACTIVE: 2 slices, 4 workers' in printed
+  assert printed.count("'train' is running since 20") == 4
+  printed = pod.ok('stop', '--slices=2')
+  assert printed.count("stopped 'train'") == 4
+  printed = pod.ok('status', '--slices=2')
+  assert printed.count("'train' ended with status 0") == 4
+  assert 'checkpoint written' in pod.ok('logs', '--slices=2', '--worker=all')
+
+
+def test_a_run_lives_in_a_session_of_its_own(host):
+  host.ok('run', *TRAIN)
+  process = pid(host.homes()[0])
+  assert os.getsid(process) != os.getsid(0)
+  # Nor does it hold a pipe of the connection open.
+  held = {os.readlink(f'/proc/{process}/fd/{n}') for n in (0, 1, 2)}
+  log = host.homes()[0] / 'selfimprove_runs' / 'train' / 'log'
+  assert held == {'/dev/null', str(log)}
+
+
+@pytest.mark.parametrize('run', ['train', 'another'])
+def test_a_second_run_is_refused_while_one_is_alive(run, pod):
+  pod.ok('run', '--slices=2', *TRAIN)
+  before = [pid(home) for home in pod.homes()]
+  done = pod.run('run', '--slices=2', f'--run={run}', *TRAIN)
+  assert done.returncode == 1
+  assert "The run 'train' is alive" in done.stdout
+  assert 'stop.sh --run=train' in done.stdout
+  assert 'Error: Nothing was started: failed on' in done.stderr
+  assert [pid(home) for home in pod.homes()] == before
+  pod.ok('stop', '--slices=2')
+  pod.ok('run', '--slices=2', f'--run={run}', *TRAIN)
+
+
+def test_nothing_starts_when_one_worker_is_busy(pod):
+  pod.ok('run', '--slices=2', *TRAIN)
+  busy, other = pod.homes()
+  os.kill(pid(other), signal.SIGTERM)
+  until(lambda: ended(other))
+  done = pod.run('run', '--slices=2', *TRAIN)
+  assert 'Nothing was started: failed on [0.0]' in done.stderr
+  assert ended(other)
+  assert not ended(busy)
+
+
+def test_the_status_of_a_run_that_failed_is_told(pod):
+  bad = pod.homes()[1]
+  behave(bad, 'echo "Error: out of memory"; exit 3')
+  pod.ok('run', '--slices=2', *TRAIN)
+  until(lambda: ended(bad))
+  done = pod.run('status', '--slices=2')
+  assert done.returncode == 1
+  assert "[1.0] 'train' ended with status 3" in done.stdout
+  assert 'last line: Error: out of memory' in done.stdout
+  assert 'failed on [1.0], [slice.worker]' in done.stderr
+
+
+def test_a_run_that_was_swept_away_is_told_and_can_be_run_again(host):
+  host.ok('run', *TRAIN)
+  home = host.homes()[0]
+  run = pid(home)
+  # All at once, as when the machine goes down.
+  os.killpg(os.getsid(run), signal.SIGKILL)
+  until(lambda: 'gone without an exit status' in host.run('status').stdout)
+  assert host.run('status').returncode == 1
+  host.ok('run', *TRAIN)
+  assert 'is running' in host.ok('status')
+
+
+def test_a_run_that_was_killed_leaves_the_signal(host):
+  host.ok('run', *TRAIN)
+  home = host.homes()[0]
+  os.kill(pid(home), signal.SIGKILL)
+  until(lambda: ended(home))
+  assert 'ended with status 137' in host.run('status').stdout
+
+
+def test_a_machine_that_goes_down_politely_ends_the_run_politely(host):
+  host.ok('run', *TRAIN)
+  home = host.homes()[0]
+  os.killpg(os.getsid(pid(home)), signal.SIGTERM)
+  until(lambda: ended(home))
+  assert 'ended with status 0' in host.ok('status')
+  assert 'checkpoint written' in host.ok('logs')
+
+
+def test_ctrl_c_while_looking_does_not_end_the_run(host):
+  host.ok('run', *TRAIN)
+  looking = subprocess.Popen(
+    [SCRIPTS / 'logs.sh'],
+    env=host.environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+  for line in looking.stdout:
+    if 'step 1' in line:
+      break
+  os.killpg(looking.pid, signal.SIGINT)  # As a terminal does.
+  _, errors = looking.communicate(timeout=10)
+  assert looking.returncode == 130
+  assert 'The run goes on; end it with stop.sh --run=train' in errors
+  assert 'is running' in host.ok('status')
+
+
+def test_looking_ends_with_the_run(host):
+  behave(host.homes()[0], 'sleep 0.3; echo the end; exit 0')
+  host.ok('run', *TRAIN)
+  printed = host.ok('logs')
+  assert '[0.0] the end' in printed
+  assert "'train' ended with status 0" in printed
+
+
+def test_a_run_that_does_not_end_is_killed_only_by_force(host):
+  behave(host.homes()[0], "trap '' TERM")
+  host.ok('run', *TRAIN)
+  done = host.run('stop', '--seconds=0')
+  assert "'train' still runs after 0 s" in done.stdout
+  assert done.returncode == 1
+  host.ok('stop', '--seconds=0', '--force')
+  assert 'ended with status 137' in host.run('status').stdout
+
+
+def test_a_run_that_never_was_is_told(host):
+  done = host.run('status', '--run=nothing')
+  assert done.returncode == 1
+  assert "'nothing' was never started here" in done.stdout
+  assert host.run('logs', '--run=nothing').returncode == 1
+
+
+def test_a_slice_that_does_not_answer_is_no_success(pod):
+  pod.be(unreachable=['1.0'])
+  sentence = pod.refusal('run', '--slices=2', *TRAIN)
+  assert 'Nothing was started: only 1 of 2 workers answered' in sentence
+  assert not list(pod.folder.glob('worker*/argv'))
+
+
+def test_a_start_on_some_workers_only_is_taken_back(pod):
+  first, last = pod.homes()
+  # It is ready, and then has no room for the files of the run.
+  (last / 'selfimprove_runs').mkdir()
+  (last / 'selfimprove_runs' / 'train').write_text('in the way')
+  done = pod.run('run', '--slices=2', *TRAIN)
+  assert done.returncode == 1
+  assert "'train' did not start on all workers and was stopped" in done.stderr
+  assert ended(first)
+
+
+def test_workers_of_another_multislice_are_refused(pod):
+  pod.be(metadata_slices=4)
+  done = pod.run('run', '--slices=2', *TRAIN)
+  assert 'This worker belongs to 4 slices and the run to 2' in done.stdout
+  assert done.returncode == 1
+
+
+def test_workers_that_were_not_set_up_are_told(cloud):
+  for script, more in (('run', TRAIN), ('status', ())):
+    sentence = cloud.refusal(script, *more)
+    assert 'the workers have not been set up; run setup.sh' in sentence
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'said'),
+  [
+    ((), 'Nothing to run'),
+    (('--', WORKDIR), 'No --gin_file='),
+    (('--', GIN), "--workdir is '', which must be gs://"),
+    (('--', GIN, '--workdir=runs/a'), "--workdir is 'runs/a', which must be"),
+    (('--', '--gin_file=no.gin', WORKDIR), "--gin_file is 'no.gin', which is"),
+    ((*TRAIN, '--distributed=off'), "'--distributed=off' is set by run.sh"),
+  ],
+)
+def test_a_bad_run_is_one_sentence(arguments, said, cloud):
+  assert said in cloud.refusal('run', *arguments)
+  assert not cloud.calls()
+
+
+def test_a_secret_on_a_command_line_is_refused_and_not_repeated(cloud):
+  token = 'hf_' + 'AbCdEfGhIjKlMnOpQrStUv'
+  sentence = cloud.refusal('run', *TRAIN, f'--gin_bindings=T = "{token}"')
+  assert 'looks like a secret' in sentence
+  assert token not in sentence
+  assert not cloud.calls()
+
+
+def test_a_command_runs_on_all_workers_as_it_is(pod):
+  printed = pod.ok('on_all', '--slices=2', '--', 'printf', '%s|', *AWKWARD[:3])
+  said = '|'.join(AWKWARD[:3])
+  assert printed.count(f'] {said}|') == 2
+
+
+def test_logs_of_all_workers_are_saved_to_the_bucket(pod):
+  pod.ok('run', '--slices=2', *TRAIN)
+  target = pod.folder / 'results'
+  pod.ok('copy_results', '--slices=2', WORKDIR, f'--to={target}')
+  saved = {call[-1] for call in pod.calls() if call[1:3] == ['storage', 'cp']}
+  logs = 'gs://bucket/run/logs/train'
+  assert saved == {f'{logs}/0_0.log', f'{logs}/1_0.log'}
+  assert target.is_dir()
+
+
+def test_a_bucket_that_refuses_is_told(pod):
+  pod.ok('run', '--slices=2', *TRAIN)
+  pod.be(failures={'storage cp': 'AccessDenied: 403'})
+  done = pod.run('copy_results', '--slices=2', WORKDIR, '--to=x')
+  assert done.returncode == 1
+  assert 'needs the role Storage Object User' in done.stdout
