@@ -114,6 +114,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('slices', [[1], [1, 1]], ids=['one', 'multislice'])
 def test_a_dry_run_prints_what_a_run_runs(slices, cloud, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)

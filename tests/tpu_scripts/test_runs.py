@@ -72,6 +72,7 @@ def test_every_argument_arrives_as_it_was_given(pod):
     assert pod.argv(home) == [*given, *AWKWARD]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_ends_politely_and_leaves_its_status(cloud):
   pod = cloud
   pod.be(slices=[2, 2])
@@ -99,6 +100,7 @@ def test_a_run_lives_in_a_session_of_its_own(host):
   assert held == {'/dev/null', str(log)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('run', ['train', 'another'])
 def test_a_second_run_is_refused_while_one_is_alive(run, pod):
   pod.ok('run', '--slices=2', *TRAIN)
@@ -113,6 +115,7 @@ def test_a_second_run_is_refused_while_one_is_alive(run, pod):
   pod.ok('run', '--slices=2', f'--run={run}', *TRAIN)
 
 
+@pytest.mark.slow
 def test_nothing_starts_when_one_worker_is_busy(pod):
   pod.ok('run', '--slices=2', *TRAIN)
   busy, other = pod.homes()
@@ -124,6 +127,7 @@ def test_nothing_starts_when_one_worker_is_busy(pod):
   assert not ended(busy)
 
 
+@pytest.mark.slow
 def test_the_status_of_a_run_that_failed_is_told(pod):
   bad = pod.homes()[1]
   behave(bad, 'echo "Error: out of memory"; exit 3')
@@ -136,6 +140,7 @@ def test_the_status_of_a_run_that_failed_is_told(pod):
   assert 'failed on [1.0], [slice.worker]' in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_was_swept_away_is_told_and_can_be_run_again(host):
   host.ok('run', *TRAIN)
   home = host.homes()[0]
@@ -148,6 +153,7 @@ def test_a_run_that_was_swept_away_is_told_and_can_be_run_again(host):
   assert 'is running' in host.ok('status')
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_leaves_the_signal(host):
   host.ok('run', *TRAIN)
   home = host.homes()[0]
@@ -156,6 +162,7 @@ def test_a_run_that_was_killed_leaves_the_signal(host):
   assert 'ended with status 137' in host.run('status').stdout
 
 
+@pytest.mark.slow
 def test_a_machine_that_goes_down_politely_ends_the_run_politely(host):
   host.ok('run', *TRAIN)
   home = host.homes()[0]
@@ -165,6 +172,7 @@ def test_a_machine_that_goes_down_politely_ends_the_run_politely(host):
   assert 'checkpoint written' in host.ok('logs')
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_looking_does_not_end_the_run(host):
   host.ok('run', *TRAIN)
   looking = subprocess.Popen(
@@ -185,6 +193,7 @@ def test_ctrl_c_while_looking_does_not_end_the_run(host):
   assert 'is running' in host.ok('status')
 
 
+@pytest.mark.slow
 def test_looking_ends_with_the_run(host):
   behave(host.homes()[0], 'sleep 0.3; echo the end; exit 0')
   host.ok('run', *TRAIN)
@@ -193,6 +202,7 @@ def test_looking_ends_with_the_run(host):
   assert "'train' ended with status 0" in printed
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_end_is_killed_only_by_force(host):
   behave(host.homes()[0], "trap '' TERM")
   host.ok('run', *TRAIN)
@@ -217,6 +227,7 @@ def test_a_slice_that_does_not_answer_is_no_success(pod):
   assert not list(pod.folder.glob('worker*/argv'))
 
 
+@pytest.mark.slow
 def test_a_start_on_some_workers_only_is_taken_back(pod):
   first, last = pod.homes()
   # It is ready, and then has no room for the files of the run.
@@ -271,6 +282,7 @@ def test_a_command_runs_on_all_workers_as_it_is(pod):
   assert printed.count(f'] {said}|') == 2
 
 
+@pytest.mark.slow
 def test_logs_of_all_workers_are_saved_to_the_bucket(pod):
   pod.ok('run', '--slices=2', *TRAIN)
   target = pod.folder / 'results'

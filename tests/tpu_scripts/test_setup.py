@@ -34,6 +34,7 @@ def tracked() -> set[str]:
   return {name for name in names if (ROOT / name).exists()}
 
 
+@pytest.mark.slow
 def test_a_pod_is_set_up_and_can_run(cloud, secrets):
   names = tracked()
   if 'tpu_scripts/worker.sh' not in names:
