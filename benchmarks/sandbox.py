@@ -69,8 +69,16 @@ def measure(
     RuntimeError: a verdict is not what it should be.
   """
   alone = PassesTests(isolation=isolation)
-  attempts = (list(_ATTEMPTS) * verdicts)[:verdicts]
-  expected = [_ATTEMPTS[attempt] for attempt in attempts]
+  kinds = (list(_ATTEMPTS) * verdicts)[:verdicts]
+  expected = [_ATTEMPTS[kind] for kind in kinds]
+  # No two are the same: a verdict that is remembered runs nothing. In front of
+  # a body a comment is within the function; code in a block stands by itself.
+  attempts = [
+    kind.replace('def ', f'# {i}\ndef ', 1)
+    if kind.startswith('```')
+    else f'    # {i}\n{kind}'
+    for i, kind in enumerate(kinds)
+  ]
   alone(attempts[0], _ROW)  # Starts the launcher.
   laps = []
   for attempt in attempts[:30]:
@@ -83,6 +91,8 @@ def measure(
   began = time.perf_counter()
   rewards = host.judge([[attempt] for attempt in attempts], [_ROW] * verdicts)
   seconds = time.perf_counter() - began
+  if host.timing()['verifier/cached']:
+    raise RuntimeError('Attempts were the same: some verdicts ran nothing.')
   host.close()
   if rewards[:, 0].tolist() != expected:
     raise RuntimeError('A verdict is wrong; run the tests of the sandbox.')
