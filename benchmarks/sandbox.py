@@ -87,7 +87,7 @@ def measure(
     laps.append(time.perf_counter() - began)
   alone.close()
   host = HostVerifier(fn=PassesTests(isolation=isolation), workers=workers)
-  host.judge([[attempts[0]]] * workers, [_ROW] * workers)
+  host.judge([[kinds[0]]] * workers, [_ROW] * workers)
   began = time.perf_counter()
   rewards = host.judge([[attempt] for attempt in attempts], [_ROW] * verdicts)
   seconds = time.perf_counter() - began
