@@ -96,8 +96,7 @@ class _Pool:
     for process in [p for p in self._running if p.poll() is not None]:
       run, slot = self._running.pop(process)
       self._slots.append(slot)
-      if process.stdin:
-        process.stdin.close()
+      _let_go(process)
       self._note(run, process.returncode, stopped=stop.requested)
     return bool(self._running or self._waiting or self._finished)
 
@@ -120,6 +119,10 @@ class _Pool:
     except KeyboardInterrupt:
       self.kill()
       raise
+    finally:
+      for process in self._running:
+        process.wait()
+        _let_go(process)
 
   def _begin(self, run: Run, slot: int) -> None:
     folder = plan.folder(self._workdir, run)
@@ -199,6 +202,11 @@ def with_project(environment: 'os._Environ[str]') -> dict[str, str]:
   """
   known = filter(None, [ROOT, environment.get('PYTHONPATH')])
   return {**environment, 'PYTHONPATH': os.pathsep.join(known)}
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+  if process.stdin:
+    process.stdin.close()
 
 
 def _failure(workdir: str, run: Run, status: int) -> str:
