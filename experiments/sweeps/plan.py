@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -179,7 +180,8 @@ def row(workdir: str, run: Run) -> Row | None:
 def check_files(workdir: str, sweep: Sweep) -> None:
   """Refuses to go on with a sweep whose gin files have been edited since.
 
-  Runs that have finished would be of other files than those that have not.
+  Runs that have finished would be of other files than those that have not;
+  until one has, what is wrong may be corrected.
 
   Args:
     workdir: of the sweep.
@@ -197,10 +199,10 @@ def check_files(workdir: str, sweep: Sweep) -> None:
     with open(path, encoding='utf-8') as opened:
       before = json.load(opened)
   changed = [file for file in now if before.get(file, now[file]) != now[file]]
-  if changed:
+  if changed and any(pathlib.Path(workdir).glob(f'*/{ROW_FILE}')):
     raise ConfigError(
-      f'{", ".join(changed)} changed since runs of {workdir} were begun; use '
-      'another --workdir, or what it was.'
+      f'{", ".join(changed)} changed since runs of {workdir} were begun, and '
+      'some have finished; use another --workdir, or what it was.'
     )
   write_json(path, {**before, **now})
 

@@ -141,6 +141,10 @@ def test_gin_files_may_not_change_under_a_sweep(tmp_path):
   outer.write_text(f"# Two.\n\ninclude '{inner}'\n", encoding='utf-8')
   check()
   inner.write_text('A = 2\n', encoding='utf-8')
+  check()
+  remember(tmp_path / 'sweep', plan.runs(make())[0], row())
+  check()
+  inner.write_text('A = 3\n', encoding='utf-8')
   with pytest.raises(ConfigError, match=r'inner\.gin changed since runs of'):
     check()
   with pytest.raises(ConfigError, match=r"no gin file 'nowhere\.gin'"):
