@@ -12,7 +12,15 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from experiments.sweeps import local, locks, plan, slurm, table, xm_launch
+from experiments.sweeps import (
+  local,
+  locks,
+  plan,
+  slurm,
+  table,
+  unchanged,
+  xm_launch,
+)
 from experiments.sweeps.plan import Run, Sweep
 from selfimprove import command
 from selfimprove.configuration import ConfigError
@@ -126,7 +134,7 @@ def _workdir(sweep: Sweep, options: flags.FlagValues) -> Iterator[str]:
     'another --workdir.'
   )
   with locks.alone(f'{workdir}/sweep.lock', refusal=refusal):
-    plan.check_files(workdir, sweep)
+    unchanged.check(workdir, sweep)
     yield workdir
 
 

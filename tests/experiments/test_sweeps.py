@@ -18,7 +18,15 @@ from absl import flags
 
 from experiments.score_math import sweep as score_math
 from experiments.score_self_correction import sweep as score
-from experiments.sweeps import command, local, locks, plan, space, table
+from experiments.sweeps import (
+  command,
+  local,
+  locks,
+  plan,
+  space,
+  table,
+  unchanged,
+)
 from experiments.sweeps.plan import Sweep
 from selfimprove import command as selfimprove_command
 from selfimprove import configuration
@@ -134,7 +142,7 @@ def test_gin_files_may_not_change_under_a_sweep(tmp_path):
   inner, outer = tmp_path / 'inner.gin', tmp_path / 'outer.gin'
   inner.write_text('A = 1\n', encoding='utf-8')
   outer.write_text(f"# One.\ninclude '{inner}'\n", encoding='utf-8')
-  check = lambda: plan.check_files(  # noqa: E731
+  check = lambda: unchanged.check(  # noqa: E731
     str(tmp_path / 'sweep'), make(files=(str(outer),))
   )
   check()
@@ -148,7 +156,7 @@ def test_gin_files_may_not_change_under_a_sweep(tmp_path):
   with pytest.raises(ConfigError, match=r'inner\.gin changed since runs of'):
     check()
   with pytest.raises(ConfigError, match=r"no gin file 'nowhere\.gin'"):
-    plan.check_files(str(tmp_path), make(files=('nowhere.gin',)))
+    unchanged.check(str(tmp_path), make(files=('nowhere.gin',)))
 
 
 @pytest.mark.parametrize('sweep', [score.SWEEP, score_math.SWEEP])
