@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from experiments import runs
 from experiments.ledger import arms, work
 
 # One core a process: XLA's own threads would only get in each other's way.
@@ -160,8 +161,7 @@ def _begin(workdir: str, numbers: 'multiprocessing.Queue[int]') -> None:
   os.dup2(log, 2)
   import jax
 
-  folder = os.path.abspath(os.path.join(workdir, 'compiled'))
-  jax.config.update('jax_compilation_cache_dir', folder)
+  runs.share_programs(os.path.join(workdir, 'compiled'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 

@@ -9,13 +9,13 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from experiments import runs
 from experiments.ledger import measure
 from experiments.ledger.arms import HERE, Arm, Task
-from selfimprove import configuration, train
+from selfimprove import configuration
 from selfimprove.evaluation.report import write_json
 from selfimprove.experiment import Experiment
 from selfimprove.trained import Trained, open_workdir
-from selfimprove.training.checkpoint import CheckpointStore
 from selfimprove.training.metrics import METRICS_FILE, TIMING_FILE, read_rows
 
 Row = dict[str, Any]
@@ -188,16 +188,7 @@ def _of_task(task: Task, seed: int) -> list[str]:
 def _train(files: Sequence[str], folder: str, bindings: Sequence[str]) -> int:
   """Trains to the end or on to it; returns the step that it came to."""
   experiment = configuration.build(Experiment, files=files, bindings=bindings)
-  step = int(train.start(experiment, folder).step)
-  with CheckpointStore(f'{folder}/checkpoints', keep_last=1) as store:
-    stage = store.read_extra(step)['cursor']['stage']
-  if stage < len(experiment.unrolled()):
-    # What is there is no result.
-    raise SystemExit(
-      f'Stopped in {folder} at step {step}; the same command goes on from '
-      'there.'
-    )
-  return step
+  return runs.train_to_end(experiment, folder)
 
 
 def _spent(folder: str) -> Row:

@@ -7,7 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfimprove import configuration, train
+from experiments import runs
+from selfimprove import configuration
 from selfimprove.evaluate import evaluate
 from selfimprove.evaluation.intervals import mean_and_standard_error
 from selfimprove.evaluation.report import text_table, write_json
@@ -82,14 +83,7 @@ def run(
   experiment = configuration.build(
     Experiment, files=[path], bindings=[f'SEED = {seed}', *bindings]
   )
-  step = int(train.start(experiment, folder).step)
-  (stage,) = experiment.unrolled()
-  if step < stage.steps:
-    # What is there is no result: the next arms must not begin either.
-    raise SystemExit(
-      f'Stopped in {folder} at step {step} of {stage.steps}; the same command '
-      'goes on from there.'
-    )
+  runs.train_to_end(experiment, folder)
   return _measure(folder, arm=arm, seed=seed)
 
 

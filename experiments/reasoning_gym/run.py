@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 
-import jax
 from absl import flags
 
+from experiments import runs
 from experiments.reasoning_gym import arms
-from selfimprove import command, configuration
+from selfimprove import command
 from selfimprove.evaluation.report import write_json
 
 
@@ -42,13 +42,7 @@ def main(options: flags.FlagValues) -> None:
   Raises:
     ConfigError: there is no --workdir.
   """
-  workdir = options.workdir
-  if not workdir:
-    raise configuration.ConfigError('No --workdir given; name a folder.')
-  # The seeds of an arm run the same programs.
-  jax.config.update(
-    'jax_compilation_cache_dir', os.path.abspath(f'{workdir}/compiled')
-  )
+  workdir = runs.begin(options.workdir)
   rows = []
   for seed in map(int, options.seeds):
     folder = os.path.join(workdir, f'seed_{seed}')

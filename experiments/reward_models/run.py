@@ -9,12 +9,12 @@ import json
 import os
 from typing import Any
 
-import jax
 from absl import flags
 
+from experiments import runs
 from experiments.reward_models import data, report
 from experiments.reward_models.curve import curve
-from selfimprove import command, configuration, train
+from selfimprove import command, configuration
 from selfimprove.evaluate import evaluate
 from selfimprove.evaluation.report import write_json
 from selfimprove.experiment import Experiment
@@ -97,9 +97,7 @@ def _train(
     files=[f'{HERE}/{name}.gin'],
     bindings=[f'SEED = {seed}', f"TRAIN_FILE = '{path}'", *bindings],
   )
-  end = sum(stage.steps for stage in experiment.unrolled())
-  if int(train.start(experiment, workdir).step) < end:
-    raise SystemExit(f'Stopped in {workdir}; the same command goes on there.')
+  runs.train_to_end(experiment, workdir)
   return workdir
 
 
@@ -121,13 +119,7 @@ def main(options: flags.FlagValues) -> None:
   Raises:
     ConfigError: there is no --workdir.
   """
-  workdir = options.workdir
-  if not workdir:
-    raise configuration.ConfigError('No --workdir given; name a folder.')
-  # The seeds run the same programs.
-  jax.config.update(
-    'jax_compilation_cache_dir', os.path.abspath(f'{workdir}/compiled')
-  )
+  workdir = runs.begin(options.workdir)
   results = []
   for seed in map(int, options.seeds):
     path = f'{workdir}/seed_{seed}/results.json'

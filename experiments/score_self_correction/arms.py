@@ -9,7 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfimprove import configuration, train
+from experiments import runs
+from selfimprove import configuration
 from selfimprove.evaluate import evaluate
 from selfimprove.evaluation.report import write_json
 from selfimprove.evaluation.summary import summary_row
@@ -105,13 +106,7 @@ def _train(
   experiment = configuration.build(
     Experiment, files=[file], bindings=[f'SEED = {seed}', *bindings]
   )
-  step, end = int(train.start(experiment, folder).step), _stage_ends(experiment)
-  if step < end[-1]:
-    # What is there is no result: the next arms must not begin either.
-    raise SystemExit(
-      f'Stopped in {folder} at step {step} of {end[-1]}; the same command goes '
-      'on from there.'
-    )
+  runs.train_to_end(experiment, folder)
   return experiment
 
 

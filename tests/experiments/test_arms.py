@@ -9,7 +9,7 @@ import types
 import pytest
 
 from experiments.score_self_correction import arms
-from selfimprove import configuration
+from selfimprove import configuration, train
 from selfimprove.experiment import Experiment
 
 SMALL = ('tasks.answer_first.problems = 512',)
@@ -35,7 +35,7 @@ def _reaches(monkeypatch, step):
     seen.append((experiment, folder))
     return types.SimpleNamespace(step=step)
 
-  monkeypatch.setattr(arms.train, 'start', start)
+  monkeypatch.setattr(train, 'start', start)
   return seen
 
 

@@ -12,8 +12,9 @@ import types
 
 import pytest
 
+from experiments import runs
 from experiments.ledger import arms, conversations, report, run, sweep, work
-from selfimprove import configuration
+from selfimprove import configuration, train
 from selfimprove.experiment import Experiment
 
 PAIRS = [(arms.TASKS[name], arm) for arm in arms.ARMS for name in arm.tasks]
@@ -89,9 +90,9 @@ def test_a_finished_run_is_read_and_not_made_again(tmp_path, monkeypatch):
 def test_a_run_that_was_stopped_is_not_measured(tmp_path, monkeypatch):
   task = arms.TASKS['facts']
   stop = lambda *_: types.SimpleNamespace(step=3)  # noqa: E731
-  monkeypatch.setattr(work.train, 'start', stop)
+  monkeypatch.setattr(train, 'start', stop)
   extra = {'cursor': {'stage': 0, 'stage_step': 3, 'condition': {}}}
-  monkeypatch.setattr(work.CheckpointStore, 'read_extra', lambda *_: extra)
+  monkeypatch.setattr(runs, 'read_extra', lambda *_, **__: extra)
   with pytest.raises(SystemExit, match='at step 3; the same command goes on'):
     work.arm_row(str(tmp_path), task, arms.ARMS[0], seed=1, rate=1e-3)
   assert not list(tmp_path.rglob('row.json'))

@@ -9,6 +9,7 @@ import types
 import pytest
 
 from experiments.reasoning_gym import arms
+from selfimprove import train
 
 TEXT = pathlib.Path(arms.RUN).read_text(encoding='utf-8')
 SMALL = ('PROBLEMS = 512',)
@@ -48,7 +49,7 @@ def seen(monkeypatch):
     end.mkdir(parents=True, exist_ok=True)
     return types.SimpleNamespace(step=1000)
 
-  monkeypatch.setattr(arms.train, 'start', start)
+  monkeypatch.setattr(train, 'start', start)
   monkeypatch.setattr(arms, '_measure', lambda folder, **how: how)
   return runs
 

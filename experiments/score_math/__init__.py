@@ -1,0 +1,1 @@
+"""SCoRe on MATH with the settings of the paper; see README.md."""

@@ -1,0 +1,1 @@
+"""Sweeps: one run under many bindings; here, on SLURM, on Cloud TPUs."""
