@@ -160,7 +160,7 @@ def _attempts(
     trained.policy,
     rollout=rollout,
     reward=experiment.evaluation.reward,
-    judge=make_judge(experiment.task.vocabulary, table),
+    judge=make_judge(experiment.task.vocabulary, table, trained.mesh),
     streams=make_streams(experiment.models()),
     table=table,
     batch_size=max(1, experiment.evaluation.batch_size // rollout.group_size),

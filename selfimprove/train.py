@@ -26,7 +26,7 @@ from selfimprove.experiment import (
 )
 from selfimprove.models import peft
 from selfimprove.ops.keys import named_key
-from selfimprove.training import initial, lock, loop
+from selfimprove.training import agreement, initial, lock, loop, processes
 from selfimprove.training.checkpoint import CheckpointStore
 from selfimprove.training.detectors import Monitor
 from selfimprove.training.metrics import METRICS_FILE, MetricsWriter
@@ -51,6 +51,7 @@ def define_flags(values: flags.FlagValues) -> None:
     values: where they go.
   """
   command.define_config_flags(values)
+  command.define_distributed_flags(values)
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
   flags.DEFINE_bool(
     'dry_run',
@@ -94,6 +95,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
           sum(stage.steps for stage in stages),
           start=store.latest_step() or 0,
           shown=experiment.shown,
+          visible=jax.process_index() == 0,
         )
       )
     )
@@ -105,7 +107,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
       models=models,
       stages=stages,
       batch=make_batch(table, seed=experiment.seed, stages=stages),
-      judge=make_judge(experiment.task.vocabulary, table),
+      judge=make_judge(experiment.task.vocabulary, table, mesh),
       evaluate=make_evaluate(experiment, models, mesh, held_out),
       mesh=mesh,
       seed=experiment.seed,
@@ -118,6 +120,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
       timers=PhaseTimers(),
       data=table.fingerprint(),
     )
+    stack.enter_context(processes.bound())
     return loop.train(
       run,
       init_params=initial.reader(
@@ -202,7 +205,7 @@ def make_evaluate(
     models.policy,
     rollout=how.rollout,
     reward=how.reward,
-    judge=make_judge(experiment.task.vocabulary, table),
+    judge=make_judge(experiment.task.vocabulary, table, mesh),
     streams=make_streams(models),
     table=table,
     batch_size=how.batch_size,
@@ -243,6 +246,13 @@ def main(options: flags.FlagValues) -> None:
   Raises:
     ConfigError: the config or the workdir cannot be used.
   """
+  with processes.joined(
+    options.distributed, timeout_seconds=options.distributed_timeout
+  ):
+    _main(options)
+
+
+def _main(options: flags.FlagValues) -> None:
   experiment = configuration.build(
     Experiment, files=options.gin_file, bindings=options.gin_bindings
   )
@@ -255,6 +265,8 @@ def main(options: flags.FlagValues) -> None:
       'No --workdir given; name a folder for checkpoints and metrics.'
     )
   state = start(experiment, workdir)
+  if jax.process_index():
+    return
   print(
     f'Checkpoint: {workdir}/checkpoints/{int(state.step)}; metrics: '
     f'{workdir}/{METRICS_FILE}; measure it with: python -m '
