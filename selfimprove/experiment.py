@@ -31,8 +31,8 @@ from selfimprove.models.transformer import make_policy
 from selfimprove.rewards.failures import FAILURES_FILE
 from selfimprove.rewards.texts import attempt_texts
 from selfimprove.rewards.verifiers import ExactMatch, HostVerifier
-from selfimprove.training import agreement
 from selfimprove.training.detectors import Detector, default_detectors
+from selfimprove.training.judging import divided
 from selfimprove.training.loop import Schedule
 from selfimprove.training.stages import Stage, needs_critic, unroll
 from selfimprove.training.state import Models
@@ -342,19 +342,11 @@ def make_judge(
   """
   decode = functools.partial(vocabularies.decode, vocabulary=vocabulary)
 
-  def verdicts(reward: HostReward, rollout: Rollout) -> np.ndarray:
+  def judge(reward: HostReward, rollout: Rollout) -> np.ndarray:
     return reward.judge(
       attempt_texts(rollout, decode),
       table.references(np.asarray(rollout.example_id)),
       finished=np.asarray(rollout.finished),
     )
 
-  def judge(reward: HostReward, rollout: Rollout) -> np.ndarray:
-    if jax.process_count() == 1:
-      return verdicts(reward, jax.device_get(rollout))
-    rows = partitioning.own_rows(mesh, len(rollout.example_id))
-    mine = partitioning.read_rows(rollout, rows)
-    found = agreement.together(lambda: verdicts(reward, mine))
-    return agreement.joined_rows(found, rows, count=len(rollout.example_id))
-
-  return judge
+  return divided(judge, mesh)

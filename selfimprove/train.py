@@ -72,12 +72,9 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
     The last state.
   """
   models, mesh = experiment.models(), experiment.mesh.make()
-  table = pipeline.load(experiment.task, 'train')
-  held_out = pipeline.load(experiment.task, 'validation')
-  experiment.save_failures(workdir)
   stages = experiment.unrolled()
-  for stage in stages:
-    check_judged(stage.algorithm.reward, table)
+  table, held_out = agreement.together(lambda: _problems(experiment, stages))
+  experiment.save_failures(workdir)
   with contextlib.ExitStack() as stack:
     stack.callback(experiment.close)
     store = stack.enter_context(
@@ -87,6 +84,14 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
         keep_best=experiment.keep_best,
         best_metric_mode=experiment.schedule.best_metric_mode,
       )
+    )
+    agreement.check_same(
+      {
+        'the training problems': str(table.fingerprint()),
+        'the validation problems': str(held_out.fingerprint()),
+        'the newest checkpoint that they see in --workdir, which must be on a '
+        'file system that all share': str(store.latest_step()),
+      }
     )
     writer = stack.enter_context(contextlib.closing(MetricsWriter(workdir)))
     progress = stack.enter_context(
@@ -143,10 +148,30 @@ def start(experiment: Experiment, workdir: str) -> TrainState:
   Raises:
     ConfigError: the workdir is of another config.
     InUseError: another process is training in it.
+    DisagreementError: the processes of the run were not started alike.
   """
-  with lock.exclusive(workdir):
-    configuration.check_workdir(workdir, configuration.operative_config())
+  config = configuration.operative_config()
+  agreement.check_same({**agreement.versions(), 'the config': config})
+  with contextlib.ExitStack() as stack:
+
+    def prepare() -> None:
+      stack.enter_context(lock.exclusive(workdir))
+      if jax.process_index() == 0:
+        configuration.check_workdir(workdir, config)
+
+    agreement.together(prepare)
     return train(experiment, workdir)
+
+
+def _problems(
+  experiment: Experiment, stages: Sequence[Stage]
+) -> tuple[Table, Table]:
+  """What is trained on, which every reward can judge, and what is held out."""
+  table = pipeline.load(experiment.task, 'train')
+  held_out = pipeline.load(experiment.task, 'validation')
+  for stage in stages:
+    check_judged(stage.algorithm.reward, table)
+  return table, held_out
 
 
 def make_batch(
@@ -257,7 +282,9 @@ def _main(options: flags.FlagValues) -> None:
     Experiment, files=options.gin_file, bindings=options.gin_bindings
   )
   if options.dry_run:
-    print(dry_run.report(experiment))
+    report = dry_run.report(experiment)
+    if jax.process_index() == 0:
+      print(report)
     return
   workdir = options.workdir
   if not workdir:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+import selfimprove
 from selfimprove.training.signals import StopRequest
 
 _Result = TypeVar('_Result')
@@ -104,6 +105,20 @@ def texts(text: str) -> list[str]:
   ]
 
 
+def versions() -> dict[str, str]:
+  """What all processes of a run must have in common before any config.
+
+  Returns:
+    By name, for `check_same`.
+  """
+  count = jax.local_device_count()
+  return {
+    'the version of selfimprove': selfimprove.__version__,
+    'the version of jax': jax.__version__,
+    'their devices': f'{count} of {jax.local_devices()[0].device_kind}',
+  }
+
+
 def check_same(facts: Mapping[str, str]) -> None:
   """Refuses a run whose processes differ in something.
 
@@ -120,8 +135,8 @@ def check_same(facts: Mapping[str, str]) -> None:
       if other != first:
         here, there = _first_difference(first, other)
         raise DisagreementError(
-          f'The processes of this run differ in {name}: process 0 has `{here}`, '
-          f'process {number} has `{there}`; start all of them alike.'
+          f'The processes of this run differ in {name}: process 0 has '
+          f'`{here}`, process {number} has `{there}`; start them alike.'
         )
 
 

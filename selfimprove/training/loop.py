@@ -16,6 +16,7 @@ from selfimprove.training import (
   collect,
   collecting,
   initial,
+  judging,
   programs,
 )
 from selfimprove.training.checkpoint import CheckpointStore
@@ -95,7 +96,7 @@ class Run:
   models: Models
   stages: Sequence[Stage]
   batch: Callable[[Stage, int], Prompts]
-  judge: programs.Judge
+  judge: judging.Judge
   evaluate: Evaluate
   mesh: Mesh
   seed: int

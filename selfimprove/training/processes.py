@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import re
@@ -123,18 +124,12 @@ def joined(text: str, *, timeout_seconds: int = 300) -> Iterator[None]:
 
 
 def _initialize(place: Place | None, timeout_seconds: int) -> None:
-  known = (
-    {}
-    if place is None
-    else {
-      'coordinator_address': place.address,
-      'process_id': place.process_id,
-      'num_processes': place.processes,
-    }
-  )
+  address, process_id, processes = place or (None, None, None)
   try:
     jax.distributed.initialize(
-      **known,
+      coordinator_address=address,
+      process_id=process_id,
+      num_processes=processes,
       initialization_timeout=timeout_seconds,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
       shutdown_timeout_seconds=SHUTDOWN_SECONDS,
@@ -143,10 +138,27 @@ def _initialize(place: Place | None, timeout_seconds: int) -> None:
     if place is not None:
       raise JoinError(f'--distributed: {error}') from error
     raise JoinError(
-      'Nothing here tells which processes a run has (a TPU slice, SLURM or Open '
-      'MPI would); give --distributed=HOST:PORT,process_id,num_processes '
+      'Nothing here tells which processes a run has, as a TPU slice, SLURM or '
+      'Open MPI would; give --distributed=HOST:PORT,process_id,num_processes '
       f'({error})'
     ) from error
+  if place is not None and jax.process_count() != place.processes:
+    raise JoinError(
+      f'Process {place.process_id} was told of {place.processes} processes and '
+      f'process 0 of {jax.process_count()}; give all the same number.'
+    )
+  _check_devices()
+
+
+def _check_devices() -> None:
+  """Refuses processes with different numbers of devices; no mesh has them."""
+  held = collections.Counter(device.process_index for device in jax.devices())
+  if len(set(held.values())) > 1:
+    shown = ', '.join(f'process {i}: {n}' for i, n in sorted(held.items()))
+    raise JoinError(
+      f'The processes have different numbers of devices ({shown}); start each '
+      'of them on as many.'
+    )
 
 
 def _not_joined(who: str, place: Place | None, timeout_seconds: int) -> str:
@@ -169,13 +181,12 @@ def _await_coordinator(place: Place, timeout_seconds: int) -> None:
       socket.create_connection((host.strip('[]'), int(port)), 2.0).close()
       return
     except (OSError, OverflowError) as error:
-      if time.monotonic() > until or not isinstance(
-        error, ConnectionError | TimeoutError
-      ):
+      may_come = isinstance(error, ConnectionError | TimeoutError)
+      if not may_come or time.monotonic() > until:
         raise JoinError(
           f'Process {place.process_id} cannot reach process 0 at '
           f'{place.address} ({error}); start that one as well, and see that '
-          'the address is its and the port open.'
+          'the address is its own and the port open.'
         ) from error
     time.sleep(0.2)
 
@@ -194,12 +205,11 @@ def bound() -> Iterator[None]:
   except jax.errors.JaxRuntimeError as error:
     if jax.process_count() == 1 or not _LOST.search(str(error)):
       raise
-    print(
+    sys.stderr.write(
       f'Error: process {jax.process_index()} of {jax.process_count()} has lost '
-      f'another process of the run: {_AGAIN} ({str(error).splitlines()[0]})',
-      file=sys.stderr,
-      flush=True,
+      f'another process of the run: {_AGAIN} ({str(error).splitlines()[0]})\n'
     )
+    sys.stderr.flush()
     os._exit(1)
 
 

@@ -15,14 +15,11 @@ from selfimprove import partitioning
 from selfimprove.algorithms.base import Algorithm, HostReward
 from selfimprove.training import agreement
 from selfimprove.training import step as steps
+from selfimprove.training.judging import Judge
 from selfimprove.training.stages import Stage
 from selfimprove.training.state import Models, TrainState
 from selfimprove.training.timing import PhaseTimers
 from selfimprove.types import Metrics, Prompts, Rollout
-
-Judge = Callable[[HostReward, Rollout], np.ndarray]
-"""(reward, rollout on the devices) -> f32[b turns] of the whole batch, on the host
-of every process."""
 
 Batch = Callable[[int], Prompts]
 """(position) -> the prompts that begin there, host arrays."""
