@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import sys
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
+import pytest
 
 from selfimprove import partitioning
+from selfimprove import types as nouns
 from selfimprove.algorithms import credit
-from selfimprove.algorithms.base import Collect
-from selfimprove.rewards import labels
+from selfimprove.algorithms.base import Collect, Retry
+from selfimprove.rewards import labels, merges
+from selfimprove.rewards.failures import VerifierError
 from selfimprove.rewards.texts import attempt_texts
 from selfimprove.rewards.verifiers import HostVerifier
-from selfimprove.training import judging, loop, processes
+from selfimprove.rollout.contexts import AnswerPrefix, Hinted, InContext
+from selfimprove.training import agreement, judging, loop, processes
 from selfimprove.training.checkpoint import CheckpointStore
+from selfimprove.training.signals import StopRequest
 from selfimprove.training.stages import Stage
 from tests.training import tiny
 
@@ -31,14 +35,38 @@ PROMPTS = 8
 RECIPES = ('in_graph', 'on_host', 'collecting')
 
 
+@nouns.record
+class FirstIsFive:
+  """1.0 where an attempt begins with a 5: most groups fail, and are retried."""
+
+  def __call__(self, rollout, prompts):
+    firsts = [rollout.tokens[:, first] for first, _ in rollout.spans]
+    return (jnp.stack(firsts, axis=1) == 5).astype(jnp.float32)
+
+
 def even(attempt, reference):
   """1.0 where an attempt begins with an even number."""
   return float(int(attempt.split()[0]) % 2 == 0)
 
 
+def _retry():
+  hint = Hinted(
+    hint=AnswerPrefix(length=1),
+    opening=jnp.asarray([6]),
+    closing=jnp.asarray([], jnp.int32),
+  )
+  return Retry(
+    rollout=InContext(rollout=tiny.revise(), context=hint),
+    merge=merges.Replace(),
+    threshold=0.5,
+  )
+
+
 def stage(recipe, *, steps=2):
   """A stage of one of `RECIPES`."""
   changes = {}
+  if recipe == 'collecting':
+    changes['reward'] = FirstIsFive()
   if recipe == 'on_host':
     changes['reward'] = HostVerifier(fn=even, workers=1, unfinished=None)
   made = tiny.algorithm(
@@ -46,7 +74,9 @@ def stage(recipe, *, steps=2):
   )
   if recipe == 'collecting':
     made = dataclasses.replace(
-      made, label=labels.DropTiedGroups(), collect=Collect(max_rounds=3)
+      made,
+      label=labels.DropTiedGroups(),
+      collect=Collect(retry=_retry(), max_rounds=3),
     )
   return Stage(
     name=recipe,
@@ -54,7 +84,6 @@ def stage(recipe, *, steps=2):
     optimizer=optax.adam(1e-2),
     steps=steps,
     prompts_per_step=PROMPTS,
-    microbatches=1,
   )
 
 
@@ -85,16 +114,52 @@ def _mean(params, mesh):
   return float(sum(leaf.mean() for leaf in whole))
 
 
+def like(workdir, recipe, mesh):
+  """What the state of a recipe is over a mesh: shapes and shardings."""
+  made = tiny.run(workdir, [stage(recipe)], mesh=mesh).run
+  made.store.close()
+  with jax.set_mesh(mesh):
+    return loop._like(made, made.stages[0])
+
+
 def moved(source, target, mesh):
   """Restores a checkpoint onto a mesh, and saves it again."""
-  made = tiny.run(target, [stage('collecting')], mesh=mesh).run
-  with jax.set_mesh(mesh):
-    like = loop._like(made, made.stages[0])
-  with contextlib.closing(made.store):
-    with CheckpointStore(source / 'checkpoints', keep_last=1) as store:
-      state, extra = store.restore(None, like)
-    made.store.save(int(state.step), state, extra=extra)
-  return state
+  wanted = like(source, 'collecting', mesh)
+  with CheckpointStore(source / 'checkpoints', keep_last=1) as store:
+    state, extra = store.restore(None, wanted)
+  with CheckpointStore(target / 'checkpoints', keep_last=1) as store:
+    store.save(int(state.step), state, extra=extra)
+
+
+def disagreements():
+  """Every process is told, in the same words, what is wrong with one."""
+  me = jax.process_index()
+  long = 'ä' * (1 + 5 * me)
+  assert agreement.texts(long) == ['ä' * (1 + 5 * i) for i in range(2)]
+  agreement.check_same({'the config': 'same'})
+  with pytest.raises(agreement.DisagreementError) as caught:
+    agreement.check_same({'the config': f'a\nb = {me}\nc'})
+  assert str(caught.value) == (
+    'The processes of this run differ in the config: process 0 has `b = 0`, '
+    'process 1 has `b = 1`; start them alike.'
+  )
+  with pytest.raises(agreement.DisagreementError, match='process 1 has `c`'):
+    agreement.check_same({'it': 'b\n' + 'c' * me})
+
+  def fails():
+    if me == 1:
+      raise VerifierError('name', 'broke', 'attempt', {})
+    return 'fine'
+
+  kind = VerifierError if me else agreement.OtherProcessError
+  with pytest.raises(kind, match="Verifier 'name' broke"):
+    agreement.together(fails)
+  assert agreement.together(lambda: me) == me
+  asked = StopRequest(requested=me == 1, reason='SIGTERM' if me else '')
+  assert agreement.stop_request(asked).reason == 'SIGTERM (process 1)'
+  assert not agreement.stop_request(StopRequest()).requested
+  found = agreement.totals({'seconds_max': 1.0 + me, 'calls': 3})
+  assert found == {'seconds_max': 2.0, 'calls': 6.0}
 
 
 def main(place, mesh, folder, *jobs):
@@ -106,7 +171,9 @@ def main(place, mesh, folder, *jobs):
     for job in jobs:
       what, _, source = job.partition('=')
       target = pathlib.Path(folder) / what
-      if what == 'moved':
+      if what == 'disagreements':
+        disagreements()
+      elif what == 'moved':
         moved(pathlib.Path(source), target, mesh)
       else:
         train(target, what, mesh)
