@@ -162,11 +162,15 @@ def disagreements():
   assert found == {'seconds_max': 2.0, 'calls': 6.0}
 
 
-def main(place, mesh, folder, *jobs):
+def main(place, mesh, folder, *jobs, timeout_seconds=60):
+  """Joins the others, and does the jobs with them."""
   sizes = dict(
     zip(partitioning.MESH_AXES, map(int, mesh.split(',')), strict=True)
   )
-  with processes.joined(place, timeout_seconds=60), processes.bound():
+  with (
+    processes.joined(place, timeout_seconds=timeout_seconds),
+    processes.bound(),
+  ):
     mesh = partitioning.make_mesh(**sizes)
     for job in jobs:
       what, _, source = job.partition('=')

@@ -183,7 +183,7 @@ def flags(tmp_path_factory):
   )
 
 
-def _train(flags, workdir, *, count, devices, timeout=300):
+def _train(flags, workdir, *, count, devices):
   places = _places(count) if count > 1 else ['']
   return [
     _start(
@@ -193,7 +193,6 @@ def _train(flags, workdir, *, count, devices, timeout=300):
         *flags,
         f'--workdir={workdir}',
         f'--distributed={place}',
-        f'--distributed_timeout={timeout}',
       ],
       devices=devices,
     )
@@ -263,9 +262,10 @@ def test_a_kill_brings_the_others_down_and_any_number_goes_on(
     assert ours.get('loss/total', 0.0) == pytest.approx(wanted, abs=1e-5)
 
 
-def test_a_process_whose_others_do_not_come_says_so(flags, tmp_path):
-  first = _train(flags, tmp_path, count=2, devices=1, timeout=4)[:1]
-  statuses, said = _finish(first, seconds=120)
+def test_a_process_whose_others_do_not_come_says_so(tmp_path):
+  code = TINY.format('*sys.argv[1:], timeout_seconds=4')
+  first = _start(['-c', code, _places(2)[0], '1,1,1', tmp_path], devices=1)
+  statuses, said = _finish([first], seconds=120)
   assert statuses[0]
   assert 'Error: Process 0 of 2 could not join the others at 127' in said[0]
   assert 'within 4 s; start all of them' in said[0]
