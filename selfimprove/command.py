@@ -10,6 +10,7 @@ from absl import app, flags, logging
 
 from selfimprove.configuration import ConfigError, on_one_line
 from selfimprove.rewards.verifiers import VerifierError
+from selfimprove.training.agreement import OtherProcessError
 from selfimprove.training.finite import NonFiniteError
 from selfimprove.training.loop import StoppedByDetectorError
 
@@ -20,6 +21,7 @@ USER_ERRORS = (
   NonFiniteError,
   StoppedByDetectorError,
   VerifierError,
+  OtherProcessError,
 )
 """What a person can do something about: shown without a traceback."""
 
@@ -41,6 +43,29 @@ def define_config_flags(values: flags.FlagValues) -> None:
     'gin_bindings',
     [],
     'Bindings that override the files.',
+    flag_values=values,
+  )
+
+
+def define_distributed_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of a command that many processes can run together.
+
+  Args:
+    values: where they go.
+  """
+  flags.DEFINE_string(
+    'distributed',
+    '',
+    'How this process meets the others of its run: HOST:PORT,process_id,'
+    'num_processes with the address of process 0, or auto where a cluster '
+    'tells (TPU slices, SLURM, Open MPI); empty for a run of one process.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'distributed_timeout',
+    300,
+    'Seconds within which all processes of a run must have come.',
+    lower_bound=1,
     flag_values=values,
   )
 

@@ -198,19 +198,38 @@ def check_workdir(workdir: str, config: str) -> None:
   path = os.path.join(workdir, 'config.gin')
   if not os.path.exists(path) or not _has_checkpoint(workdir):
     os.makedirs(workdir, exist_ok=True)
-    temporary = f'{path}.tmp'
-    with open(temporary, 'w', encoding='utf-8') as file:
-      file.write(config)
-    os.replace(temporary, path)
+    _write(path, config)
     return
   with open(path, encoding='utf-8') as file:
     before = file.read()
-  if before != config:
-    old, new = _first_difference(before, config)
+  if _without_mesh(before) != _without_mesh(config):
+    old, new = _first_difference(_without_mesh(before), _without_mesh(config))
     raise ConfigError(
       f'{workdir} holds a run with another config: it has `{old}`, this run '
       f'`{new}`; use another --workdir, or the config in {path}.'
     )
+  if before != config:
+    _write(path, config)
+
+
+def _without_mesh(config: str) -> str:
+  """A config but for the devices along each axis, which a run may change."""
+  lines = config.splitlines(keepends=True)
+  return ''.join(
+    line
+    for line in lines
+    if not re.match(
+      r'([\w.]+\.)?MeshShape\.|# Parameters for .*MeshShape', line
+    )
+  )
+
+
+def _write(path: str, config: str) -> None:
+  """Puts a config in the place of a file, all or nothing."""
+  temporary = f'{path}.tmp'
+  with open(temporary, 'w', encoding='utf-8') as file:
+    file.write(config)
+  os.replace(temporary, path)
 
 
 def _has_checkpoint(workdir: str) -> bool:

@@ -20,6 +20,8 @@ from selfimprove.evaluation.scaling import by_budget
 from selfimprove.experiment import check_judged, make_judge, make_streams
 from selfimprove.ops.keys import named_key
 from selfimprove.trained import Trained, open_workdir
+from selfimprove.training import agreement, processes
+from selfimprove.training.checkpoint import step_path
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -28,6 +30,7 @@ def define_flags(values: flags.FlagValues) -> None:
   Args:
     values: where they go.
   """
+  command.define_distributed_flags(values)
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
   flags.DEFINE_integer(
     'step', None, 'Checkpoint; default the newest.', flag_values=values
@@ -112,8 +115,11 @@ def evaluate(
   how = trained.experiment.evaluation
   if count:
     how = how.with_attempts(count)
-  table = pipeline.load(trained.experiment.task, split)
-  if sentence := pipeline.left_out(table, split=split):
+  table = agreement.together(
+    lambda: pipeline.load(trained.experiment.task, split)
+  )
+  speaks = jax.process_index() == 0
+  if speaks and (sentence := pipeline.left_out(table, split=split)):
     print(sentence, file=sys.stderr)
   tried = _attempts(trained, table, how.rollout)
   measured = attempts.measure(tried)
@@ -123,7 +129,7 @@ def evaluate(
     measured.update(_of_samples(sampled))
   else:
     sampled = tried
-  if rates_path:
+  if rates_path and speaks:
     right = sampled.correct[:, :, -1]
     pass_rates.write(
       rates_path,
@@ -160,7 +166,7 @@ def _attempts(
     trained.policy,
     rollout=rollout,
     reward=experiment.evaluation.reward,
-    judge=make_judge(experiment.task.vocabulary, table),
+    judge=make_judge(experiment.task.vocabulary, table, trained.mesh),
     streams=make_streams(experiment.models()),
     table=table,
     batch_size=max(1, experiment.evaluation.batch_size // rollout.group_size),
@@ -198,11 +204,34 @@ def main(options: flags.FlagValues) -> None:
     raise configuration.ConfigError(
       'No --workdir given; name the folder of a run.'
     )
+  with processes.joined(
+    options.distributed, timeout_seconds=options.distributed_timeout
+  ):
+    _main(options)
+
+
+def _facts(options: flags.FlagValues) -> dict[str, str]:
+  """What all processes must find in the workdir, if there is a run."""
+  path = os.path.join(options.workdir, 'config.gin')
+  if not os.path.isfile(path):
+    return {'the config': '', 'the checkpoint': ''}
+  with open(path, encoding='utf-8') as file:
+    lines = [file.read(), *options.gin_bindings]
+  folder = os.path.join(options.workdir, 'checkpoints')
+  return {
+    'the config': '\n'.join(lines),
+    'the checkpoint': step_path(folder, step=options.step),
+  }
+
+
+def _main(options: flags.FlagValues) -> None:
+  facts = agreement.together(lambda: _facts(options))
+  agreement.check_same({**agreement.versions(), **facts})
   trained = open_workdir(
     options.workdir, step=options.step, bindings=options.gin_bindings
   )
   trained.experiment.save_failures(options.workdir)
-  with contextlib.closing(trained.experiment):
+  with contextlib.closing(trained.experiment), processes.bound():
     measured = evaluate(
       trained,
       split=options.split,
@@ -211,6 +240,8 @@ def main(options: flags.FlagValues) -> None:
       count=options.attempts,
       rates_path=options.pass_rates,
     )
+  if jax.process_index():
+    return
   print(_table(measured))
   if options.pass_rates:
     print(f'Pass rates written to {options.pass_rates}')

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -31,6 +32,7 @@ from selfimprove.rewards.failures import FAILURES_FILE
 from selfimprove.rewards.texts import attempt_texts
 from selfimprove.rewards.verifiers import ExactMatch, HostVerifier
 from selfimprove.training.detectors import Detector, default_detectors
+from selfimprove.training.judging import divided
 from selfimprove.training.loop import Schedule
 from selfimprove.training.stages import Stage, needs_critic, unroll
 from selfimprove.training.state import Models
@@ -219,12 +221,16 @@ class Experiment:
     """Lets rewards on the host save the samples that they cannot judge.
 
     Args:
-      workdir: folder in which `verifier_failures.jsonl` is made when needed.
+      workdir: folder in which `verifier_failures.jsonl` is made when needed;
+        of several processes each but the first puts its number behind the
+        name.
     """
+    number = jax.process_index()
+    name = f'{FAILURES_FILE}.{number}' if number else FAILURES_FILE
     for reward in self._host_rewards():
       save = getattr(reward, 'save_failures', None)
       if save is not None:
-        save(f'{workdir}/{FAILURES_FILE}')
+        save(f'{workdir}/{name}')
 
   def _host_rewards(self) -> list[HostReward]:
     rewards = [stage.algorithm.reward for stage in self.stages]
@@ -321,16 +327,18 @@ def make_streams(models: Models) -> ReadStreams:
 
 
 def make_judge(
-  vocabulary: vocabularies.Vocabulary, table: Table
+  vocabulary: vocabularies.Vocabulary, table: Table, mesh: Mesh
 ) -> Callable[[HostReward, Rollout], np.ndarray]:
   """The function that shows rollouts to rewards on the host.
 
   Args:
     vocabulary: that writes the text.
     table: whose rows were sampled for; their fields are the references.
+    mesh: of the devices that rollouts are on.
 
   Returns:
-    (reward, rollout as host arrays) -> f32[b turns].
+    (reward, rollout on the devices) -> f32[b turns]. Each process judges the
+    rows that are its own, and all get the verdicts on all.
   """
   decode = functools.partial(vocabularies.decode, vocabulary=vocabulary)
 
@@ -341,4 +349,4 @@ def make_judge(
       finished=np.asarray(rollout.finished),
     )
 
-  return judge
+  return divided(judge, mesh)

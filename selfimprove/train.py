@@ -26,7 +26,7 @@ from selfimprove.experiment import (
 )
 from selfimprove.models import peft
 from selfimprove.ops.keys import named_key
-from selfimprove.training import initial, lock, loop
+from selfimprove.training import agreement, initial, lock, loop, processes
 from selfimprove.training.checkpoint import CheckpointStore
 from selfimprove.training.detectors import Monitor
 from selfimprove.training.metrics import METRICS_FILE, MetricsWriter
@@ -51,6 +51,7 @@ def define_flags(values: flags.FlagValues) -> None:
     values: where they go.
   """
   command.define_config_flags(values)
+  command.define_distributed_flags(values)
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
   flags.DEFINE_bool(
     'dry_run',
@@ -71,12 +72,9 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
     The last state.
   """
   models, mesh = experiment.models(), experiment.mesh.make()
-  table = pipeline.load(experiment.task, 'train')
-  held_out = pipeline.load(experiment.task, 'validation')
-  experiment.save_failures(workdir)
   stages = experiment.unrolled()
-  for stage in stages:
-    check_judged(stage.algorithm.reward, table)
+  table, held_out = agreement.together(lambda: _problems(experiment, stages))
+  experiment.save_failures(workdir)
   with contextlib.ExitStack() as stack:
     stack.callback(experiment.close)
     store = stack.enter_context(
@@ -87,6 +85,14 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
         best_metric_mode=experiment.schedule.best_metric_mode,
       )
     )
+    agreement.check_same(
+      {
+        'the training problems': str(table.fingerprint()),
+        'the validation problems': str(held_out.fingerprint()),
+        'the newest checkpoint that they see in --workdir, which must be on a '
+        'file system that all share': str(store.latest_step()),
+      }
+    )
     writer = stack.enter_context(contextlib.closing(MetricsWriter(workdir)))
     progress = stack.enter_context(
       contextlib.closing(
@@ -94,6 +100,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
           sum(stage.steps for stage in stages),
           start=store.latest_step() or 0,
           shown=experiment.shown,
+          visible=jax.process_index() == 0,
         )
       )
     )
@@ -105,7 +112,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
       models=models,
       stages=stages,
       batch=make_batch(table, seed=experiment.seed, stages=stages),
-      judge=make_judge(experiment.task.vocabulary, table),
+      judge=make_judge(experiment.task.vocabulary, table, mesh),
       evaluate=make_evaluate(experiment, models, mesh, held_out),
       mesh=mesh,
       seed=experiment.seed,
@@ -118,6 +125,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
       timers=PhaseTimers(),
       data=table.fingerprint(),
     )
+    stack.enter_context(processes.bound())
     return loop.train(
       run,
       init_params=initial.reader(
@@ -140,10 +148,30 @@ def start(experiment: Experiment, workdir: str) -> TrainState:
   Raises:
     ConfigError: the workdir is of another config.
     InUseError: another process is training in it.
+    DisagreementError: the processes of the run were not started alike.
   """
-  with lock.exclusive(workdir):
-    configuration.check_workdir(workdir, configuration.operative_config())
+  config = configuration.operative_config()
+  agreement.check_same({**agreement.versions(), 'the config': config})
+  with contextlib.ExitStack() as stack:
+
+    def prepare() -> None:
+      stack.enter_context(lock.exclusive(workdir))
+      if jax.process_index() == 0:
+        configuration.check_workdir(workdir, config)
+
+    agreement.together(prepare)
     return train(experiment, workdir)
+
+
+def _problems(
+  experiment: Experiment, stages: Sequence[Stage]
+) -> tuple[Table, Table]:
+  """What is trained on, which every reward can judge, and what is held out."""
+  table = pipeline.load(experiment.task, 'train')
+  held_out = pipeline.load(experiment.task, 'validation')
+  for stage in stages:
+    check_judged(stage.algorithm.reward, table)
+  return table, held_out
 
 
 def make_batch(
@@ -202,7 +230,7 @@ def make_evaluate(
     models.policy,
     rollout=how.rollout,
     reward=how.reward,
-    judge=make_judge(experiment.task.vocabulary, table),
+    judge=make_judge(experiment.task.vocabulary, table, mesh),
     streams=make_streams(models),
     table=table,
     batch_size=how.batch_size,
@@ -243,11 +271,20 @@ def main(options: flags.FlagValues) -> None:
   Raises:
     ConfigError: the config or the workdir cannot be used.
   """
+  with processes.joined(
+    options.distributed, timeout_seconds=options.distributed_timeout
+  ):
+    _main(options)
+
+
+def _main(options: flags.FlagValues) -> None:
   experiment = configuration.build(
     Experiment, files=options.gin_file, bindings=options.gin_bindings
   )
   if options.dry_run:
-    print(dry_run.report(experiment))
+    report = dry_run.report(experiment)
+    if jax.process_index() == 0:
+      print(report)
     return
   workdir = options.workdir
   if not workdir:
@@ -255,6 +292,8 @@ def main(options: flags.FlagValues) -> None:
       'No --workdir given; name a folder for checkpoints and metrics.'
     )
   state = start(experiment, workdir)
+  if jax.process_index():
+    return
   print(
     f'Checkpoint: {workdir}/checkpoints/{int(state.step)}; metrics: '
     f'{workdir}/{METRICS_FILE}; measure it with: python -m '

@@ -25,6 +25,7 @@ from selfimprove.evaluate import evaluate
 from selfimprove.evaluation.report import write_json
 from selfimprove.experiment import Experiment
 from selfimprove.trained import open_workdir
+from selfimprove.training import processes
 from selfimprove.training.metrics import TIMING_FILE, read_rows
 
 # A run that was told to stop finishes its step and writes its checkpoint.
@@ -38,6 +39,7 @@ def define_flags(values: flags.FlagValues) -> None:
     values: where they go.
   """
   command.define_config_flags(values)
+  command.define_distributed_flags(values)
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
   flags.DEFINE_string(
     'compiled', None, 'Folder of programs that runs share.', flag_values=values
@@ -67,6 +69,13 @@ def main(options: flags.FlagValues) -> None:
     raise configuration.ConfigError('No --workdir given; name a folder.')
   if options.stop_with_parent:
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+  with processes.joined(
+    options.distributed, timeout_seconds=options.distributed_timeout
+  ):
+    _train_and_measure(options, workdir)
+
+
+def _train_and_measure(options: flags.FlagValues, workdir: str) -> None:
   if options.compiled:
     runs.share_programs(options.compiled)
   path = os.path.join(workdir, ROW_FILE)

@@ -94,20 +94,21 @@ def make_collect(
   batch_size = -(-min(batch_size, len(table)) // shards) * shards
   # The rollout is an operand, so that equal shapes share a program.
   sample = jax.jit(
-    lambda how, params, prompts, key: how(policy, params, prompts, key)
+    lambda how, params, prompts, key: how(policy, params, prompts, key),
+    out_shardings=partitioning.rows(mesh),
   )
-  verdicts = _verdicts(reward, judge, streams)
+  verdicts = _verdicts(reward, judge, streams, mesh)
 
   def collect(networks: Networks, key: jax.Array) -> Attempts:
     correct, answers = [], []
     for prompts, valid in in_order(table, batch_size=batch_size):
-      placed = jax.device_put(prompts, partitioning.rows(mesh))
+      placed = partitioning.place_rows(prompts, mesh)
       with jax.set_mesh(mesh):
         samples = sample(rollout, networks['policy'], placed, key)
         rewards = verdicts(networks, samples, placed)
       by_problem = rewards.reshape(len(valid), rollout.group_size, -1)
       correct.append(by_problem[valid] > RIGHT)
-      answers.extend(_grouped(jax.device_get(samples), valid))
+      answers.extend(_grouped(partitioning.gathered(samples, mesh), valid))
     return Attempts(correct=np.concatenate(correct), answers=answers)
 
   return collect
@@ -117,10 +118,11 @@ def _verdicts(
   reward: RewardFn | HostReward | StreamVerdict,
   judge: Callable[[HostReward, Rollout], np.ndarray],
   streams: ReadStreams | None,
+  mesh: Mesh,
 ) -> Callable[[Networks, Rollout, Prompts], np.ndarray]:
   """The function that judges samples, in graph or on the host."""
   if isinstance(reward, HostReward):
-    return lambda _, samples, __: judge(reward, jax.device_get(samples))
+    return lambda _, samples, __: judge(reward, samples)
   # The reward is an operand, so that equal shapes share a program.
   if isinstance(reward, StreamVerdict):
     read: Any = streams
@@ -129,9 +131,9 @@ def _verdicts(
         samples, prompts, read(networks, samples, how.needs)
       )
     )
-    return lambda *inputs: np.asarray(verify(reward, *inputs))
+    return lambda *inputs: partitioning.gathered(verify(reward, *inputs), mesh)
   verify = jax.jit(lambda how, samples, prompts: how(samples, prompts))
-  return lambda _, *inputs: np.asarray(verify(reward, *inputs))
+  return lambda _, *inputs: partitioning.gathered(verify(reward, *inputs), mesh)
 
 
 def _grouped(samples: Rollout, valid: np.ndarray) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -104,12 +103,18 @@ class _Round:
   def __init__(self, made: Build) -> None:
     self._made = made
     self._reward: Any = made.stage.algorithm.reward
-    self._sample = jax.jit(functools.partial(steps.sample, made.models))
-    self._retry = jax.jit(functools.partial(_retry, made.models))
-    self._verify = jax.jit(_verify)
-    self._merge = jax.jit(collect.merge)
+    rows = partitioning.rows(made.mesh)
+    self._sample = made.sampled(steps.sample)
+    self._retry = made.sampled(_retry)
+    self._verify = jax.jit(_verify, out_shardings=rows)
+    self._merge = jax.jit(collect.merge, out_shardings=rows)
     self._put = jax.jit(
-      _put, out_shardings=(made.state_shardings, None), donate_argnums=(1,)
+      _put,
+      out_shardings=(
+        made.state_shardings,
+        partitioning.replicated(made.mesh),
+      ),
+      donate_argnums=(1,),
     )
 
   def __call__(
@@ -161,7 +166,7 @@ class _Round:
     where = collect.failed(
       first[1], group_size=group, threshold=retry.threshold
     )
-    failed = np.flatnonzero(jax.device_get(where))
+    failed = np.flatnonzero(partitioning.gathered(where, self._made.mesh))
     if not failed.size:
       return first, {}
     total = prompts.tokens.shape[0]
@@ -174,16 +179,17 @@ class _Round:
     groups[: len(failed)] = failed
     hard = jax.tree.map(lambda x: x[rows], prompts)
     second, calls = self._judged(self._retry, state, hard, timers)
-    merged = self._merge(
-      self._made.algorithm, first, second, jnp.asarray(groups)
-    )
+    merged = self._merge(self._made.algorithm, first, second, groups)
     real = np.repeat(groups < total, group)
-    last = np.asarray(second[1])[:, -1]
+    rewards, written = partitioning.gathered(
+      (second[1], second[0].loss_mask), self._made.mesh
+    )
+    last = rewards[:, -1]
     return merged, {
       **calls,
       'retried': float(len(failed)),
       'retry_reward': float(last[real].sum() / group),
-      'tokens': float(np.asarray(second[0].loss_mask)[real].sum()),
+      'tokens': float(written[real].sum()),
     }
 
 

@@ -11,7 +11,14 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
-from selfimprove.training import collect, collecting, initial, programs
+from selfimprove.training import (
+  agreement,
+  collect,
+  collecting,
+  initial,
+  judging,
+  programs,
+)
 from selfimprove.training.checkpoint import CheckpointStore
 from selfimprove.training.conditions import metric_names
 from selfimprove.training.detectors import Monitor
@@ -89,7 +96,7 @@ class Run:
   models: Models
   stages: Sequence[Stage]
   batch: Callable[[Stage, int], Prompts]
-  judge: programs.Judge
+  judge: judging.Judge
   evaluate: Evaluate
   mesh: Mesh
   seed: int
@@ -140,16 +147,22 @@ def train(
         f'This run is already done, at step {int(state.step)}; nothing is left '
         'to train.'
       )
-    while cursor.stage < len(run.stages) and not run.stop.requested:
+    while cursor.stage < len(run.stages) and not _asked(run).requested:
       state, cursor = _run_stage(run, state, cursor)
     _save(run, state, cursor, {})
     run.store.wait()
-    if run.stop.requested:
+    stop = _asked(run)
+    if stop.requested:
       run.progress.say(
-        f'Stopped by {run.stop.reason} after step {int(state.step)}, which is '
+        f'Stopped by {stop.reason} after step {int(state.step)}, which is '
         'saved; the same command goes on from there.'
       )
   return state
+
+
+def _asked(run: Run) -> StopRequest:
+  """Whether any process was asked to stop: all of them leave after one step."""
+  return agreement.stop_request(run.stop)
 
 
 def _check_conditions(run: Run) -> None:
@@ -261,7 +274,7 @@ def _run_stage(
     f'Stage {stage.name} begins: its first step compiles the program and takes '
     'longer than others.'
   )
-  while cursor.stage == index and not run.stop.requested:
+  while cursor.stage == index and not _asked(run).requested:
     state, cursor = _step(run, stage, program, state, cursor)
   return state, cursor
 

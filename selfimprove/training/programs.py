@@ -13,14 +13,13 @@ from jax.sharding import Mesh
 
 from selfimprove import partitioning
 from selfimprove.algorithms.base import Algorithm, HostReward
+from selfimprove.training import agreement
 from selfimprove.training import step as steps
+from selfimprove.training.judging import Judge
 from selfimprove.training.stages import Stage
 from selfimprove.training.state import Models, TrainState
 from selfimprove.training.timing import PhaseTimers
 from selfimprove.types import Metrics, Prompts, Rollout
-
-Judge = Callable[[HostReward, Rollout], np.ndarray]
-"""(reward, rollout on the host) -> f32[b turns]."""
 
 Batch = Callable[[int], Prompts]
 """(position) -> the prompts that begin there, host arrays."""
@@ -73,15 +72,30 @@ class Build:
     bound = functools.partial(
       step, self.models, self.stage.optimizers, plan=self.stage.plan
     )
+    whole = partitioning.replicated(self.mesh)
     return jax.jit(
       bound,
-      out_shardings=(self.state_shardings, None, None),
+      out_shardings=(self.state_shardings, whole, whole),
       donate_argnums=(1,),
+    )
+
+  def sampled(self, sample: Callable[..., Any]) -> Callable[..., Any]:
+    """`sample(algorithm, state, prompts)` whose rows lie as prompts do.
+
+    Args:
+      sample: one that makes a rollout, without its networks.
+
+    Returns:
+      The compiled function.
+    """
+    return jax.jit(
+      functools.partial(sample, self.models),
+      out_shardings=partitioning.rows(self.mesh),
     )
 
   def place(self, arrays: Any) -> Any:
     """Host arrays on the devices, divided over the batch axes of the mesh."""
-    return jax.device_put(arrays, partitioning.rows(self.mesh))
+    return partitioning.place_rows(arrays, self.mesh)
 
 
 def build(made: Build) -> StepFn:
@@ -138,7 +152,7 @@ def _in_graph(made: Build) -> StepFn:
 def _on_host(made: Build) -> StepFn:
   """Two programs, with verdicts from the host between them."""
   reward: Any = made.stage.algorithm.reward
-  sample = jax.jit(functools.partial(steps.sample, made.models))
+  sample = made.sampled(steps.sample)
   learn = made.compiled(steps.consume_and_learn)
 
   def run(state: TrainState, batch: Batch, timers: PhaseTimers) -> Any:
@@ -173,6 +187,6 @@ def judged(
     f32[b turns], and what the reward's `metrics` says, if it has that: how many
     calls there were, failed or ran out of time.
   """
-  verdicts = made.judge(reward, jax.device_get(rollout))
-  timers.note(getattr(reward, 'timing', dict)())
-  return verdicts, getattr(reward, 'metrics', dict)()
+  verdicts = made.judge(reward, rollout)
+  timers.note(agreement.totals(getattr(reward, 'timing', dict)()))
+  return verdicts, agreement.totals(getattr(reward, 'metrics', dict)())

@@ -26,6 +26,7 @@ class Progress:
     shown: Sequence[str] = (),
     every_seconds: float = 30.0,
     stream: TextIO | None = None,
+    visible: bool = True,
     clock: Callable[[], float] = time.monotonic,
   ) -> None:
     """Starts the clock.
@@ -36,6 +37,7 @@ class Progress:
       shown: names of the metrics to show.
       every_seconds: least time between two lines where there is no terminal.
       stream: where to write; standard error by default.
+      visible: False shows nothing, as all processes of a run but one do.
       clock: seconds that only grow.
     """
     self._total, self._start, self._step = total, start, start
@@ -47,7 +49,8 @@ class Progress:
     self._printed = -math.inf
     self._line = ''
     self._bar: Any = None
-    if self._stream.isatty():
+    self._visible = visible
+    if visible and self._stream.isatty():
       self._bar = tqdm(
         total=total, initial=start, file=self._stream, dynamic_ncols=True
       )
@@ -82,7 +85,7 @@ class Progress:
     """
     if self._bar is not None:
       self._bar.write(text, file=self._stream)
-    else:
+    elif self._visible:
       print(text, file=self._stream, flush=True)
 
   def close(self) -> None:
