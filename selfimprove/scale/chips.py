@@ -16,8 +16,8 @@ class Chip:
     hbm_bytes: memory that programs may use.
     flops: bf16 operations a second, a multiply-add counted as two.
     hbm_rate: bytes a second between memory and the chip.
-    ici_rate: bytes a second out of the chip over all its links to others.
-    axes: dimensions of the torus that the links span, two links each.
+    link_rate: bytes a second in one direction over one link to a neighbour.
+    ring: an axis of the torus closes to a ring if its size is a multiple.
     clock: cycles a second; what the compiler's `estimated_cycles` are of.
   """
 
@@ -25,25 +25,25 @@ class Chip:
   hbm_bytes: float
   flops: float
   hbm_rate: float
-  ici_rate: float
-  axes: int
+  link_rate: float
+  ring: int
   clock: float
 
-  @property
-  def axis_rate(self) -> float:
-    """Bytes a second out of the chip along one axis of the torus."""
-    return self.ici_rate / self.axes
+  def wraps(self, size: int) -> bool:
+    """Returns whether an axis of the torus is a ring.
+
+    Args:
+      size: chips along it.
+    """
+    return size % self.ring == 0
 
 
-# Source: the pages "TPU v4", "v5e", "v5p" and "v6e" of the Cloud TPU
-# documentation (cloud.google.com/tpu/docs/v4 and so on), section "System
-# architecture": HBM, bf16 peak, HBM bandwidth and "interchip interconnect
-# bandwidth per chip" in Gbps, of which a byte has eight. The rate in one
-# direction is half of what is given for both. Clocks: peak / operations a cycle
-# (v4, v5p: 8 units of 128 x 128; v5e: 4; v6e: 4 of 256 x 256).
-#
-# HBM is what the compiler lets a program have: its own error for a program that
-# is too large names 15.75 GiB on v5e.
+# Source: HBM, peak and memory rate from the pages "TPU v4", "v5e", "v5p" and
+# "v6e" of the Cloud TPU documentation, section "System architecture"; links from
+# "How to Scale Your Model" (jax-ml.github.io/scaling-book/tpus), in one
+# direction. Axes of v5e and v6e are rings at 16 chips, those of v4 and v5p where
+# they are made of whole cubes of 4. Clocks: peak over operations a cycle (8 units
+# of 128 x 128 on v4 and v5p, 4 on v5e, 4 of 256 x 256 on v6e).
 CHIPS = {
   chip.name: chip
   for chip in (
@@ -52,8 +52,8 @@ CHIPS = {
       hbm_bytes=32 * GIB,
       flops=275e12,
       hbm_rate=1228e9,
-      ici_rate=2400e9 / 8,
-      axes=3,
+      link_rate=45e9,
+      ring=4,
       clock=1.05e9,
     ),
     Chip(
@@ -61,8 +61,8 @@ CHIPS = {
       hbm_bytes=16 * GIB,
       flops=197e12,
       hbm_rate=819e9,
-      ici_rate=1600e9 / 8,
-      axes=2,
+      link_rate=45e9,
+      ring=16,
       clock=1.5e9,
     ),
     Chip(
@@ -70,8 +70,8 @@ CHIPS = {
       hbm_bytes=95 * GIB,
       flops=459e12,
       hbm_rate=2765e9,
-      ici_rate=4800e9 / 8,
-      axes=3,
+      link_rate=90e9,
+      ring=4,
       clock=1.75e9,
     ),
     Chip(
@@ -79,8 +79,8 @@ CHIPS = {
       hbm_bytes=32 * GIB,
       flops=918e12,
       hbm_rate=1640e9,
-      ici_rate=3584e9 / 8,
-      axes=2,
+      link_rate=90e9,
+      ring=16,
       clock=1.75e9,
     ),
   )

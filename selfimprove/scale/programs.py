@@ -19,25 +19,39 @@ from selfimprove.training import step as steps
 from selfimprove.training.programs import Build, check_divides
 from selfimprove.training.stages import Stage, holds_reference
 from selfimprove.training.state import Models, TrainState, abstract_state
-from selfimprove.types import Prompts, Text
+from selfimprove.types import Prompts, Rollout, Text
 
 
 class Program(NamedTuple):
   """A function as a run would compile it.
 
   Attributes:
-    stage: name of the stage that runs it.
+    stage: that runs it.
     name: which of its programs.
     mesh: of devices that need not be there.
     function: jitted.
     operands: as `jax.ShapeDtypeStruct`s that are laid out over the mesh.
+    state: of the run, which stays in memory whether it is read or not.
+    rollout: shapes of the samples of the stage.
   """
 
-  stage: str
+  stage: Stage
   name: str
   mesh: Mesh
   function: Callable[..., Any]
   operands: tuple[Any, ...]
+  state: TrainState
+  rollout: Rollout
+
+  @property
+  def title(self) -> str:
+    """Stage and name."""
+    return f'{self.stage.name}/{self.name}'
+
+  @property
+  def others(self) -> tuple[Any, ...]:
+    """The operands that are not the state."""
+    return tuple(x for x in self.operands if x is not self.state)
 
   def lower(self) -> Any:
     """Returns the lowered program; `compile()` it for what it takes."""
@@ -99,23 +113,37 @@ def of_stage(
   algorithm = _abstract(made.algorithm, mesh)
   sampled = functools.partial(steps.sample, models)
 
+  shapes = jax.eval_shape(sampled, algorithm, state, prompts)
+  rollout = _rows(shapes, mesh)
+
   def program(name: str, function: Any, *operands: Any) -> Program:
-    return Program(stage.name, name, mesh, function, (algorithm, *operands))
+    return Program(
+      stage=stage,
+      name=name,
+      mesh=mesh,
+      function=function,
+      operands=(algorithm, *operands),
+      state=next((x for x in operands if isinstance(x, TrainState)), state),
+      rollout=rollout,
+    )
 
   if algorithm.collect is not None:
-    yield from _collecting(made, program, state, prompts)
+    yield from _collecting(made, program, state, prompts, rollout)
     return
   if not isinstance(stage.algorithm.reward, HostReward):
     yield program('step', made.compiled(steps.step), state, prompts)
     return
   yield program('sample', jax.jit(sampled), state, prompts)
-  rollout = _rows(jax.eval_shape(sampled, algorithm, state, prompts), mesh)
   learn = made.compiled(steps.consume_and_learn)
   yield program('learn', learn, state, prompts, rollout, _rewards(rollout))
 
 
 def _collecting(
-  made: Build, program: Any, state: TrainState, prompts: Prompts
+  made: Build,
+  program: Any,
+  state: TrainState,
+  prompts: Prompts,
+  rollout: Rollout,
 ) -> Iterator[Program]:
   """Those of an algorithm that samples until its batch is full."""
   models, mesh = made.models, made.mesh
@@ -128,7 +156,6 @@ def _collecting(
   made = dataclasses.replace(made, state_shardings=of_buffer)
   sampled = functools.partial(steps.sample, models)
   yield program('sample', jax.jit(sampled), state, prompts)
-  rollout = _rows(jax.eval_shape(sampled, algorithm, state, prompts), mesh)
   rewards = _rewards(rollout)
   if not isinstance(made.stage.algorithm.reward, HostReward):
     yield program('reward', jax.jit(collecting.verify), rollout, prompts)
