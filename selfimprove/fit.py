@@ -50,6 +50,13 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'programs', '', 'Only those with this in their name.', flag_values=values
   )
+  flags.DEFINE_float(
+    'effort',
+    0.0,
+    'Of the compiler, -1 to 1; -1 is many times faster, and its estimates of '
+    'time are too long.',
+    flag_values=values,
+  )
   flags.DEFINE_bool(
     'search',
     False,
@@ -90,6 +97,7 @@ def main(options: flags.FlagValues) -> None:
       chip_of(options.topology),
       tries=options.tries,
       depths=depths,
+      effort=options.effort,
       say=_say,
     )
     print(report.ranking(found))
@@ -100,6 +108,7 @@ def main(options: flags.FlagValues) -> None:
       options.topology,
       config=name,
       depths=depths,
+      effort=options.effort,
       only=options.programs,
     )
     print(report.table(lines))
@@ -115,6 +124,7 @@ def fit(
   *,
   config: str,
   depths: Sequence[int] = (),
+  effort: float = 0.0,
   only: str = '',
 ) -> list[dict[str, Any]]:
   """Rows about every program of a run.
@@ -125,6 +135,7 @@ def fit(
     config: name for the rows.
     depths: two numbers of layers for programs without a loop over layers;
       empty compiles them whole.
+    effort: of the compiler, as for `measure.measure`.
     only: part of the names of the programs that are wanted.
 
   Returns:
@@ -140,7 +151,12 @@ def fit(
 
   lines = []
   for one in measure.of_run(
-    experiment, make, chip, depths=depths, wanted=lambda t: only in t
+    experiment,
+    make,
+    chip,
+    depths=depths,
+    effort=effort,
+    wanted=lambda title: only in title,
   ):
     made = measure.rows(
       one, config=config, topology=where, chip=chip, model=experiment.model

@@ -180,9 +180,7 @@ def _written(op: Op, inner: Computation, module: Module) -> float:
   return total
 
 
-def _update(
-  op: Op, inner: Computation, module: Module, shape: Shape
-) -> float:
+def _update(op: Op, inner: Computation, module: Module, shape: Shape) -> float:
   while op.opcode in _PASSES_ON and op.operands and op.operands[0] in inner.ops:
     op = inner.ops[op.operands[0]]
   if op.opcode == 'dynamic-update-slice':

@@ -96,15 +96,15 @@ def _walk(
       count = times * hlo.trips(op, module)
       if inside.startswith('decode_') and not phase.startswith('decode_'):
         cost.needed_bytes += count * op.bytes
-      _walk(
-        module, op.called['condition'][0], count, inside, network, costs
-      )
+      _walk(module, op.called['condition'][0], count, inside, network, costs)
       _walk(module, op.called['body'][0], count, inside, network, costs)
     elif op.opcode in ('call', 'async-start') and op.called:
       for called in next(iter(op.called.values())):
         _walk(module, called, times, inside, network, costs)
     elif op.opcode == 'conditional':
-      _walk(module, _longest(op, module, network), times, inside, network, costs)
+      _walk(
+        module, _longest(op, module, network), times, inside, network, costs
+      )
     else:
       seconds = _add(cost, op, computation, module, times, network, hidden)
       busy += seconds
@@ -147,7 +147,9 @@ def _add(
   if op.cycles:
     seconds = op.cycles / chip.clock
   elif op.opcode in ('dot', 'convolution', 'custom-call', 'fusion'):
-    done = sum(arithmetic.flops(*pair) for pair in _fused(op, computation, module))
+    done = sum(
+      arithmetic.flops(*pair) for pair in _fused(op, computation, module)
+    )
     seconds = max(seconds, done / chip.flops)
   cost.busy_seconds += times * seconds
   return seconds
@@ -229,7 +231,10 @@ def combine(
       for field in dataclasses.fields(Cost)
       if field.name != 'collectives'
     }
-    kinds = [*a.collectives, *(k for k in b.collectives if k not in a.collectives)]
+    kinds = [
+      *a.collectives,
+      *(k for k in b.collectives if k not in a.collectives),
+    ]
     made[phase] = Cost(
       **numbers,
       collectives={

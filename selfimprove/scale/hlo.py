@@ -282,8 +282,10 @@ def _constants(
   values = []
   for name in compare.operands:
     op = named.get(name)
-    if op is not None and op.opcode == 'parameter' and name not in (
-      condition.ops
+    if (
+      op is not None
+      and op.opcode == 'parameter'
+      and name not in (condition.ops)
     ):
       # Of a fusion: whatever constants it is given.
       for fusion in condition.ops.values():

@@ -19,6 +19,7 @@ from selfimprove.scale.cost import Cost
 from selfimprove.scale.memory import Memory
 from selfimprove.scale.programs import Program
 
+EFFORT = 'exec_time_optimization_effort'
 UNROLLED = ('sample', 'retry', 'step')
 """Programs whose size grows with the layers: decoding has no loop over them."""
 
@@ -61,13 +62,18 @@ def network_of(mesh: Mesh, chip: Chip) -> Network:
   return Network(chip, np.asarray(places))
 
 
-def measure(program: Program, network: Network, *, layers: int) -> Measured:
+def measure(
+  program: Program, network: Network, *, layers: int, effort: float = 0.0
+) -> Measured:
   """A program, compiled and read.
 
   Args:
     program: to compile; nothing is run.
     network: of its chips.
     layers: of its model.
+    effort: of the compiler, from -1 to 1: -1 is many times faster; memory,
+      operations and traffic are then much the same, its estimates of time are
+      too long.
 
   Returns:
     What it takes. One that the compiler refuses for its memory has no costs.
@@ -78,7 +84,9 @@ def measure(program: Program, network: Network, *, layers: int) -> Measured:
   start = time.monotonic()
   lowered = program.lower()
   try:
-    compiled = lowered.compile()
+    compiled = lowered.compile(
+      compiler_options={EFFORT: effort} if effort else None
+    )
   except jax.errors.JaxRuntimeError as error:
     used = memory.of_refusal(str(error))
     if used is None:
@@ -105,6 +113,7 @@ def of_run(
   chip: Chip,
   *,
   depths: Sequence[int] = (),
+  effort: float = 0.0,
   wanted: Callable[[str], bool] = lambda title: True,
 ) -> Iterator[Measured]:
   """All programs of a run, one after the other.
@@ -115,6 +124,7 @@ def of_run(
     chip: that they are.
     depths: two numbers of layers at which programs without a loop over layers
       are compiled in place of all; what they take is then a straight line.
+    effort: of the compiler, as for `measure`.
     wanted: (stage/program) -> whether to compile it.
 
   Yields:
@@ -132,12 +142,12 @@ def of_run(
       continue
     if len(shallow) == 2 and program.name in UNROLLED:
       near, far = (
-        measure(run[i], network, layers=n)
+        measure(run[i], network, layers=n, effort=effort)
         for run, n in zip(shallow, depths, strict=True)
       )
       yield _line(program, near, far, full)
     else:
-      yield measure(program, network, layers=full)
+      yield measure(program, network, layers=full, effort=effort)
 
 
 def rows(
@@ -200,9 +210,7 @@ def rows(
   return lines
 
 
-def _time(
-  parts: Any, asked: float, chip: Chip, chips: int
-) -> dict[str, Any]:
+def _time(parts: Any, asked: float, chip: Chip, chips: int) -> dict[str, Any]:
   """Estimate, roofline and what binds, of parts that follow each other."""
   parts = list(parts)
   seconds = sum(part.seconds for part in parts)

@@ -162,7 +162,9 @@ def _collecting(
   if collect.retry_of(algorithm) is not None:
     again = jax.jit(functools.partial(collecting.sample_again, models))
     yield program('retry', again, state, prompts)
-    groups = _rows(jax.ShapeDtypeStruct(prompts.example_id.shape, 'int32'), mesh)
+    groups = _rows(
+      jax.ShapeDtypeStruct(prompts.example_id.shape, 'int32'), mesh
+    )
     judged = (rollout, rewards)
     yield program('merge', jax.jit(collect.merge), judged, judged, groups)
   put = jax.jit(

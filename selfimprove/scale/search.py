@@ -35,6 +35,7 @@ def search(
   *,
   tries: int,
   depths: Sequence[int] = (),
+  effort: float = 0.0,
   say: Callable[[str], None] = lambda sentence: None,
 ) -> list[Found]:
   """Settings of a run, those that fit first and of these the fastest.
@@ -48,6 +49,7 @@ def search(
     chip: that they are.
     tries: settings to compile, at least 1.
     depths: two numbers of layers for programs without a loop over layers.
+    effort: of the compiler, as for `measure.measure`.
     say: shown the progress.
 
   Returns:
@@ -73,7 +75,7 @@ def search(
   tried = []
   for i, one in enumerate(every[:tries]):
     say(f'[{i + 1}/{min(tries, len(every))}] compiling {_title(one.row)}')
-    tried.append(_compiled(one, devices, chip, depths, say))
+    tried.append(_compiled(one, devices, chip, depths, effort, say))
   return sorted(tried, key=_rank)
 
 
@@ -146,8 +148,9 @@ def _peak(program: Program, model: Any) -> float:
   width = 2.0 * model.embed_dim
   if not model.remat:
     heads = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
-    width = 8.0 * model.embed_dim + 2.0 * (heads + 3 * model.mlp_dim) / (
-      mesh.shape['model']
+    width = (
+      8.0 * model.embed_dim
+      + 2.0 * (heads + 3 * model.mlp_dim) / (mesh.shape['model'])
     )
   return state + gradient + tokens * width * model.num_layers
 
@@ -158,13 +161,17 @@ def _seconds(program: Program, model: Any, chip: Chip) -> float:
   asked = work.of_stage(model, stage, rollout)['update']
   compute = asked * (4 / 3 if model.remat else 1) / mesh.size / chip.flops
   passes = stage.minibatches * stage.microbatches * stage.epochs
-  weights = 2.0 * sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
-  gathered = 3 * weights / mesh.shape['model'] * (mesh.shape['fsdp'] > 1) * passes
+  weights = 2.0 * sum(
+    leaf.size for leaf in jax.tree.leaves(program.state.params)
+  )
+  gathered = (
+    3 * weights / mesh.shape['model'] * (mesh.shape['fsdp'] > 1) * passes
+  )
   shards = partitioning.row_shards(mesh)
   tokens = rollout.tokens.size / shards * stage.epochs
   width = mesh.shape['model']
-  reduced = 8 * tokens * model.embed_dim * model.num_layers * 2 * (
-    (width - 1) / width
+  reduced = (
+    8 * tokens * model.embed_dim * model.num_layers * 2 * ((width - 1) / width)
   )
   return max(compute, gathered / (4 * chip.link_rate)) + reduced / (
     2 * chip.link_rate
@@ -176,6 +183,7 @@ def _compiled(
   devices: Sequence[jax.Device],
   chip: Chip,
   depths: Sequence[int],
+  effort: float,
   say: Callable[[str], None],
 ) -> Found:
   shape = one.experiment.mesh
@@ -184,7 +192,7 @@ def _compiled(
   )
   peak, seconds, fits = 0.0, 0.0, True
   for measured in measure.of_run(
-    one.experiment, made, chip, depths=depths
+    one.experiment, made, chip, depths=depths, effort=effort
   ):
     row = measure.rows(
       measured, config='', topology='', chip=chip, model=one.experiment.model

@@ -120,7 +120,9 @@ class _Round:
     self._verify = jax.jit(verify)
     self._merge = jax.jit(collect.merge)
     self._put = jax.jit(
-      keep_taught, out_shardings=(made.state_shardings, None), donate_argnums=(1,)
+      keep_taught,
+      out_shardings=(made.state_shardings, None),
+      donate_argnums=(1,),
     )
 
   def __call__(

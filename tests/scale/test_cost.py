@@ -157,6 +157,4 @@ def test_a_line_through_two_costs_reaches_the_third():
     costs(scanned, array(64, 64), array(n, 64, 64)) for n in (2, 4, 10)
   )
   made = cost.combine(a, b, share=4.0)
-  assert sum(x.flops for x in made.values()) == sum(
-    x.flops for x in c.values()
-  )
+  assert sum(x.flops for x in made.values()) == sum(x.flops for x in c.values())
