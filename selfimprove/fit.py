@@ -90,6 +90,11 @@ def main(options: flags.FlagValues) -> None:
     experiment = dataclasses.replace(experiment, mesh=shape)
   name = options.gin_file[-1].removesuffix('.gin')
   depths = _numbers(options.depths, 'depths')
+  if depths and (len(depths) != 2 or not 0 < depths[0] < depths[1]):
+    raise ValueError(
+      f'depths={options.depths!r} is not two growing numbers of layers; give '
+      'some such as 2,4, or leave it out.'
+    )
   if options.search:
     found = search.search(
       experiment,

@@ -39,11 +39,11 @@ class Chip:
 
 
 # Source: HBM, peak and memory rate from the pages "TPU v4", "v5e", "v5p" and
-# "v6e" of the Cloud TPU documentation, section "System architecture"; links from
-# "How to Scale Your Model" (jax-ml.github.io/scaling-book/tpus), in one
-# direction. Axes of v5e and v6e are rings at 16 chips, those of v4 and v5p where
-# they are made of whole cubes of 4. Clocks: peak over operations a cycle (8 units
-# of 128 x 128 on v4 and v5p, 4 on v5e, 4 of 256 x 256 on v6e).
+# "v6e" of the Cloud TPU documentation, section "System architecture"; links
+# from "How to Scale Your Model" (jax-ml.github.io/scaling-book/tpus), in one
+# direction. Axes of v5e and v6e are rings at 16 chips, those of v4 and v5p
+# where they are made of whole cubes of 4. Clocks: peak over operations a cycle
+# (8 units of 128 x 128 on v4 and v5p, 4 on v5e, 4 of 256 x 256 on v6e).
 CHIPS = {
   chip.name: chip
   for chip in (

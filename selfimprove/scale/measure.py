@@ -114,7 +114,7 @@ def of_run(
   *,
   depths: Sequence[int] = (),
   effort: float = 0.0,
-  wanted: Callable[[str], bool] = lambda title: True,
+  wanted: Callable[[str], bool] = bool,
 ) -> Iterator[Measured]:
   """All programs of a run, one after the other.
 
@@ -182,7 +182,9 @@ def rows(
     'hbm_gib_per_chip': _round(taken.peak / GIB),
     'hbm_gib_of_chip': _round(chip.hbm_bytes / GIB),
     'fits': not measured.refusal and taken.peak <= chip.hbm_bytes,
-    'advice': memory.advice(taken, chip),
+    'advice': memory.advice(
+      taken, chip, samples=program.name in ('sample', 'retry')
+    ),
     'hbm_gib': {
       name: _round(value / GIB)
       for name, value in dataclasses.asdict(taken).items()

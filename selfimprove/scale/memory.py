@@ -115,12 +115,13 @@ def of_refusal(message: str) -> float | None:
   return float(used[1]) * _UNITS[used[2]] if used else None
 
 
-def advice(memory: Memory, chip: Chip) -> str:
+def advice(memory: Memory, chip: Chip, *, samples: bool = False) -> str:
   """Which knob would make a program fit.
 
   Args:
     memory: of the program.
     chip: whose memory it does not fit into.
+    samples: whether it samples; micro-batches do not divide that.
 
   Returns:
     One sentence; empty if it fits.
@@ -139,8 +140,13 @@ def advice(memory: Memory, chip: Chip) -> str:
     )
   room = max(chip.hbm_bytes - state, 1.0)
   factor = 2 ** math.ceil(math.log2(max(2.0, memory.temporaries / room)))
-  return (
+  said = (
     f'{said}: temporaries have {memory.temporaries / GIB:.1f} GiB beside '
-    f'{state / GIB:.1f} GiB of state; multiply microbatches by {factor}, '
-    'turn on remat, or for sampling take fewer prompts_per_step.'
+    f'{state / GIB:.1f} GiB of state; '
   )
+  if samples:
+    return (
+      f'{said}divide the cache by {factor}: more chips along fsdp, or a '
+      f'{factor}-th of prompts_per_step, group_size or max_new_tokens.'
+    )
+  return f'{said}multiply microbatches by {factor}, and turn on remat.'

@@ -36,7 +36,7 @@ def search(
   tries: int,
   depths: Sequence[int] = (),
   effort: float = 0.0,
-  say: Callable[[str], None] = lambda sentence: None,
+  say: Callable[[str], object] = bool,
 ) -> list[Found]:
   """Settings of a run, those that fit first and of these the fastest.
 
@@ -184,7 +184,7 @@ def _compiled(
   chip: Chip,
   depths: Sequence[int],
   effort: float,
-  say: Callable[[str], None],
+  say: Callable[[str], object],
 ) -> Found:
   shape = one.experiment.mesh
   made = lambda: partitioning.make_mesh(  # noqa: E731

@@ -56,5 +56,5 @@ def test_an_all_reduce_sends_twice_what_an_all_gather_sends():
 
 
 def test_a_chip_that_is_not_known_is_refused():
-  with pytest.raises(ValueError, match='v9:2x2.*v5e'):
+  with pytest.raises(ValueError, match=r'v9:2x2.*v5e'):
     chip_of('v9:2x2')

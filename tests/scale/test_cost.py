@@ -11,12 +11,12 @@ import pytest
 
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.transformer import make_policy
+from selfimprove.rollout.decode import Sampling
+from selfimprove.rollout.single import Single
 from selfimprove.scale import cost, hlo
 from selfimprove.scale.chips import CHIPS
 from selfimprove.scale.collectives import Network
 from selfimprove.types import Prompts
-from selfimprove.rollout.decode import Sampling
-from selfimprove.rollout.single import Single
 
 NETWORK = Network(CHIPS['v5e'], np.arange(8)[:, None])
 
