@@ -141,7 +141,7 @@ class Computation:
   @functools.cached_property
   def root(self) -> Op:
     """Its result."""
-    last = next(reversed(self.ops.values()))
+    last = list(self.ops.values())[-1]
     return next((op for op in self.ops.values() if op.root), last)
 
   @functools.cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +38,7 @@ class Program(NamedTuple):
   stage: Stage
   name: str
   mesh: Mesh
-  function: Callable[..., Any]
+  function: Any
   operands: tuple[Any, ...]
   state: TrainState
   rollout: Rollout
