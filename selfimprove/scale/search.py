@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,9 @@ from selfimprove import partitioning
 from selfimprove.experiment import Experiment, MeshShape
 from selfimprove.scale import measure, memory, work
 from selfimprove.scale.chips import GIB, Chip
-from selfimprove.scale.programs import Program, of_run
+from selfimprove.scale.programs import of_run
+from selfimprove.training.stages import holds_reference
+from selfimprove.training.state import abstract_state
 
 
 class Found(NamedTuple):
@@ -60,15 +62,14 @@ def search(
   """
   if tries < 1:
     raise ValueError(f'tries={tries} compiles nothing; give at least 1.')
-  every = [
-    Found(one, guess(one, devices, chip))
-    for one in candidates(experiment, len(devices))
-  ]
-  if not every:
+  settings = list(candidates(experiment, len(devices)))
+  if not settings:
     raise ValueError(
       f'No mesh of {len(devices)} devices divides the prompts of every stage; '
       'change prompts_per_step or minibatches.'
     )
+  slots = rollouts(settings[0], devices)
+  every = [Found(one, guess(one, devices, chip, slots)) for one in settings]
   every.sort(key=_rank)
   fitting = sum(one.row['fits'] for one in every)
   say(f'{len(every)} settings, {fitting} of which should fit')
@@ -107,7 +108,10 @@ def candidates(experiment: Experiment, chips: int) -> Iterator[Experiment]:
 
 
 def guess(
-  experiment: Experiment, devices: Sequence[jax.Device], chip: Chip
+  experiment: Experiment,
+  devices: Sequence[jax.Device],
+  chip: Chip,
+  slots: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Memory and time of a setting without a compiler.
 
@@ -115,19 +119,27 @@ def guess(
     experiment: with the setting.
     devices: all that its mesh has.
     chip: that they are.
+    slots: what `rollouts` returned; no setting changes it.
 
   Returns:
     A row for the ranking.
   """
-  shape, model = experiment.mesh, experiment.model
+  shape, models = experiment.mesh, experiment.models()
   mesh = partitioning.make_mesh(
     data=shape.data, fsdp=shape.fsdp, model=shape.model, devices=devices
   )
   peak, seconds = 0.0, 0.0
-  for program in of_run(experiment, mesh):
-    if program.name in ('learn', 'step'):
-      peak = max(peak, _peak(program, model))
-      seconds += _seconds(program, model, chip)
+  stages = experiment.unrolled()
+  for stage in stages:
+    state = abstract_state(
+      models,
+      stage.optimizers,
+      mesh,
+      with_reference=holds_reference(stages, models),
+    )
+    case = _Case(stage, state, slots[stage.name], mesh)
+    peak = max(peak, _peak(case, experiment.model))
+    seconds += _seconds(case, experiment.model, chip)
   return {
     **_setting(experiment),
     'hbm_gib_per_chip': peak / GIB,
@@ -137,7 +149,33 @@ def guess(
   }
 
 
-def _peak(program: Program, model: Any) -> float:
+def rollouts(
+  experiment: Experiment, devices: Sequence[jax.Device]
+) -> dict[str, Any]:
+  """The shapes of what each stage samples.
+
+  Args:
+    experiment: any setting whose prompts divide over its mesh.
+    devices: all that its mesh has.
+
+  Returns:
+    Name of a stage -> rollout.
+  """
+  shape = experiment.mesh
+  mesh = partitioning.make_mesh(
+    data=shape.data, fsdp=shape.fsdp, model=shape.model, devices=devices
+  )
+  return {p.stage.name: p.rollout for p in of_run(experiment, mesh)}
+
+
+class _Case(NamedTuple):
+  stage: Any
+  state: Any
+  rollout: Any
+  mesh: Any
+
+
+def _peak(program: _Case, model: Any) -> float:
   """State, a gradient, and what the backward pass keeps."""
   mesh, rollout = program.mesh, program.rollout
   state = memory.on_a_chip(program.state)
@@ -155,7 +193,7 @@ def _peak(program: Program, model: Any) -> float:
   return state + gradient + tokens * width * model.num_layers
 
 
-def _seconds(program: Program, model: Any, chip: Chip) -> float:
+def _seconds(program: _Case, model: Any, chip: Chip) -> float:
   """Compute of the update, and the traffic of weights and activations."""
   mesh, stage, rollout = program.mesh, program.stage, program.rollout
   asked = work.of_stage(model, stage, rollout)['update']

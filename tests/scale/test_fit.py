@@ -71,10 +71,10 @@ def test_every_part_of_a_step_has_a_row():
 
 
 def test_a_guess_ranks_settings_without_a_compiler():
-  found = [
-    search.guess(one, jax.devices()[:4], CHIPS['v5e'])
-    for one in search.candidates(tiny(), 4)
-  ]
+  devices = jax.devices()[:4]
+  settings = list(search.candidates(tiny(), 4))
+  slots = search.rollouts(settings[0], devices)
+  found = [search.guess(one, devices, CHIPS['v5e'], slots) for one in settings]
   assert len(found) > 8
   whole = next(r for r in found if r['mesh'] == '4,1,1' and r['remat'])
   split = next(r for r in found if r['mesh'] == '1,4,1' and r['remat'])
