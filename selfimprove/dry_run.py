@@ -6,15 +6,15 @@ import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
 from selfimprove import configuration
 from selfimprove.experiment import Experiment
+from selfimprove.scale.programs import abstract_prompts
 from selfimprove.training import step as steps
 from selfimprove.training.programs import check_divides
 from selfimprove.training.stages import Stage, holds_reference
 from selfimprove.training.state import Models, TrainState, abstract_state
-from selfimprove.types import Prompts, Rollout, Text
+from selfimprove.types import Rollout
 
 
 def report(experiment: Experiment) -> str:
@@ -67,7 +67,7 @@ def _stage(
   experiment: Experiment, models: Models, stage: Stage, state: TrainState
 ) -> list[str]:
   """Batch shapes and memory of one stage's program."""
-  prompts = _abstract_prompts(experiment, stage)
+  prompts = abstract_prompts(experiment, stage)
   rollout = jax.eval_shape(
     functools.partial(steps.sample, models), stage.algorithm, state, prompts
   )
@@ -103,30 +103,6 @@ def _memory(
     f'({_mebibytes(memory.argument_size_in_bytes)} state and batch, '
     f'{_mebibytes(memory.temp_size_in_bytes)} temporary)'
   ]
-
-
-def _abstract_prompts(experiment: Experiment, stage: Stage) -> Prompts:
-  task, count = experiment.task, stage.prompts_per_step
-  prompt = (count, task.max_prompt_tokens)
-  answer = (count, task.max_answer_tokens)
-
-  def make() -> Prompts:
-    return Prompts(
-      tokens=jnp.zeros(prompt, jnp.int32),
-      mask=jnp.zeros(prompt, bool),
-      example_id=jnp.zeros((count,), jnp.int32),
-      answer=jnp.zeros(answer, jnp.int32),
-      answer_mask=jnp.zeros(answer, bool),
-      extra={
-        name: Text(
-          tokens=jnp.zeros((count, width), jnp.int32),
-          mask=jnp.zeros((count, width), bool),
-        )
-        for name, width in task.extra_tokens.items()
-      },
-    )
-
-  return jax.eval_shape(make)
 
 
 def _bytes(tree: object) -> str:

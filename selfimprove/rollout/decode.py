@@ -163,6 +163,7 @@ def row_keys(
   return jax.vmap(of_prompt)(prompts.example_id).reshape(-1)
 
 
+@jax.named_scope('phase.prefill')
 def prefill(
   policy: Policy,
   params: Params,
@@ -235,6 +236,7 @@ def insertion(
   )
 
 
+@jax.named_scope('phase.extend')
 def extend(
   policy: Policy,
   params: Params,
@@ -325,7 +327,9 @@ def decode(
   first = write(
     _unwritten(context, max_new_tokens), context.logits, jnp.int32(0)
   )
-  return jax.lax.while_loop(more, body, (jnp.int32(1), first))[1]
+  # The name tells the attempts of a compiled program apart (`scale`).
+  with jax.named_scope(f'phase.decode_{first_slot}'):
+    return jax.lax.while_loop(more, body, (jnp.int32(1), first))[1]
 
 
 def _unwritten(context: Context, slots: int) -> Attempt:

@@ -33,7 +33,7 @@ def build(made: Build) -> StepFn:
   Returns:
     The step; it donates the state it is given.
   """
-  run_round, learn = _Round(made), made.compiled(_learn)
+  run_round, learn = _Round(made), made.compiled(learn_waiting)
   prompts, rounds = made.stage.prompts_per_step, _settings(made).max_rounds
 
   def run(state: TrainState, batch: Batch, timers: PhaseTimers) -> Any:
@@ -80,7 +80,7 @@ def _settings(made: Build) -> Any:
   return made.stage.algorithm.collect
 
 
-def _learn(
+def learn_waiting(
   models: Any,
   optimizers: Any,
   algorithm: Algorithm,
@@ -88,7 +88,18 @@ def _learn(
   *,
   plan: steps.Plan,
 ) -> Any:
-  """The updates that follow from the oldest groups of the buffer."""
+  """The updates that follow from the oldest groups of the buffer.
+
+  Args:
+    models: the networks.
+    optimizers: of the stage.
+    algorithm: its combiner, label, credit and terms.
+    state: whose buffer holds groups that wait.
+    plan: how many updates, and in which parts.
+
+  Returns:
+    What `step.learn` returns.
+  """
   buffer = state.buffer
   groups = buffer.rewards.shape[0] // (2 * buffer.rollout.group_size)
   state, rollout, rewards, real = collect.take(state, groups=groups)
@@ -105,11 +116,11 @@ class _Round:
     self._reward: Any = made.stage.algorithm.reward
     rows = partitioning.rows(made.mesh)
     self._sample = made.sampled(steps.sample)
-    self._retry = made.sampled(_retry)
-    self._verify = jax.jit(_verify, out_shardings=rows)
+    self._retry = made.sampled(sample_again)
+    self._verify = jax.jit(verify, out_shardings=rows)
     self._merge = jax.jit(collect.merge, out_shardings=rows)
     self._put = jax.jit(
-      _put,
+      keep_taught,
       out_shardings=(
         made.state_shardings,
         partitioning.replicated(made.mesh),
@@ -209,10 +220,20 @@ def _tokens(rollout: Rollout) -> float:
   return float(jnp.sum(rollout.loss_mask))
 
 
-def _retry(
+def sample_again(
   models: Any, algorithm: Algorithm, state: TrainState, prompts: Prompts
 ) -> Rollout:
-  """Second tries, with randomness of their own."""
+  """Second tries, with randomness of their own.
+
+  Args:
+    models: the networks.
+    algorithm: whose `collect.retry` samples.
+    state: parameters, seed and step.
+    prompts: that failed.
+
+  Returns:
+    `p * group_size` samples.
+  """
   key = jax.random.fold_in(stream_key(state.seed, 'retry'), state.step)
   retry = collect.retry_of(algorithm)
   return retry.rollout(
@@ -223,20 +244,40 @@ def _retry(
   )
 
 
-def _verify(
+def verify(
   algorithm: Algorithm, rollout: Rollout, prompts: Prompts
 ) -> Float[Array, 'b turns']:
-  verify: Any = algorithm.reward
-  return verify(rollout, prompts)
+  """The verdicts of a reward that is computed in graph.
+
+  Args:
+    algorithm: whose reward judges.
+    rollout: the samples.
+    prompts: that were sampled for.
+
+  Returns:
+    Rewards of each attempt.
+  """
+  judge: Any = algorithm.reward
+  return judge(rollout, prompts)
 
 
-def _put(
+def keep_taught(
   algorithm: Algorithm,
   state: TrainState,
   rollout: Rollout,
   rewards: Float[Array, 'b turns'],
 ) -> tuple[TrainState, Array]:
-  """The state with the groups that teach, its prompts consumed."""
+  """The state with the groups that teach, its prompts consumed.
+
+  Args:
+    algorithm: whose label decides.
+    state: whose buffer has room for a batch.
+    rollout: the batch.
+    rewards: of each attempt.
+
+  Returns:
+    The state, and how many groups were kept.
+  """
   keep = collect.teaches(algorithm, rollout, rewards)
   state = steps.consume(state, keep.shape[0])
   return collect.put(state, rollout, rewards, keep), jnp.sum(keep)

@@ -157,7 +157,8 @@ def step(
   """
   rollout = sample(models, algorithm, state, prompts)
   verify: Any = algorithm.reward  # `programs` takes rewards on the host apart.
-  rewards = verify(rollout, prompts)
+  with jax.named_scope('phase.reward'):
+    rewards = verify(rollout, prompts)
   state = consume(state, prompts.tokens.shape[0])
   return learn(
     models, optimizers, algorithm, state, rollout, rewards, plan=plan
@@ -304,6 +305,7 @@ def _updates(
   )
 
 
+@jax.named_scope('phase.update')
 def _update(
   models: Models,
   optimizers: Optimizers,

@@ -57,7 +57,11 @@ def before_update(
         models.critic, params['critic'], part, packed_rows=packed_rows
       ),
     }
-    return {name: made[name]() for name in names}
+    found = {}
+    for name in names:
+      with jax.named_scope(f'phase.{name}'):
+        found[name] = made[name]()
+    return found
 
   if not names:
     return {}

@@ -1,0 +1,1 @@
+"""Paper-scale runs, compiled for machines that are not here."""

@@ -1,0 +1,210 @@
+"""What a run would take on TPUs that are not here.
+
+    python -m selfimprove.fit --gin_file=... --topology=v5e:16x16
+
+compiles every program of the run with the TPU compiler (`pip install
+'jax[tpu]'`, on any Linux machine) and prints memory, time and traffic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags
+from jax.sharding import Mesh
+
+from selfimprove import command, configuration, partitioning
+from selfimprove.experiment import Experiment, MeshShape
+from selfimprove.scale import measure, report, search, topology
+from selfimprove.scale.chips import chip_of
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of this command.
+
+  Args:
+    values: where they go.
+  """
+  command.define_config_flags(values)
+  flags.DEFINE_string(
+    'topology', None, 'Chip and shape, such as v5e:16x16.', flag_values=values
+  )
+  flags.DEFINE_string(
+    'mesh',
+    None,
+    'Devices along data,fsdp,model; default as configured.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'depths',
+    '',
+    'Two numbers of layers, such as 2,4: programs without a loop over layers '
+    'are compiled with so many, and the rest is a straight line.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'programs', '', 'Only those with this in their name.', flag_values=values
+  )
+  flags.DEFINE_float(
+    'effort',
+    0.0,
+    'Of the compiler, -1 to 1; -1 is many times faster, and its estimates of '
+    'time are too long.',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'search',
+    False,
+    'Try meshes, micro-batches and remat, and rank those that fit.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'tries', 4, 'How many of the search to compile.', flag_values=values
+  )
+  flags.DEFINE_string('output', None, 'File for JSON.', flag_values=values)
+
+
+def main(options: flags.FlagValues) -> None:
+  """Does what the flags say.
+
+  Args:
+    options: parsed flags.
+
+  Raises:
+    ValueError: a flag cannot be used as it is.
+  """
+  if not options.topology:
+    raise ValueError('No topology is given; add --topology=v5e:16x16.')
+  # Nothing is computed: whatever devices are here stay free.
+  jax.config.update('jax_platforms', 'cpu')
+  experiment = configuration.build(
+    Experiment, files=options.gin_file, bindings=options.gin_bindings
+  )
+  if options.mesh:
+    shape = mesh_shape(options.mesh)
+    experiment = dataclasses.replace(experiment, mesh=shape)
+  name = options.gin_file[-1].removesuffix('.gin')
+  depths = _numbers(options.depths, 'depths')
+  if depths and (len(depths) != 2 or not 0 < depths[0] < depths[1]):
+    raise ValueError(
+      f'depths={options.depths!r} is not two growing numbers of layers; give '
+      'some such as 2,4, or leave it out.'
+    )
+  if options.search:
+    found = search.search(
+      experiment,
+      topology.devices(options.topology),
+      chip_of(options.topology),
+      tries=options.tries,
+      depths=depths,
+      effort=options.effort,
+      say=_say,
+    )
+    print(report.ranking(found))
+    lines: list[dict[str, Any]] = [one.row for one in found]
+  else:
+    lines = fit(
+      experiment,
+      options.topology,
+      config=name,
+      depths=depths,
+      effort=options.effort,
+      only=options.programs,
+    )
+    print(report.table(lines))
+  if options.output:
+    with open(options.output, 'w', encoding='utf-8') as file:
+      json.dump(lines, file, indent=1)
+      file.write('\n')
+
+
+def fit(
+  experiment: Experiment,
+  where: str,
+  *,
+  config: str,
+  depths: Sequence[int] = (),
+  effort: float = 0.0,
+  only: str = '',
+) -> list[dict[str, Any]]:
+  """Rows about every program of a run.
+
+  Args:
+    experiment: the run.
+    where: topology.
+    config: name for the rows.
+    depths: two numbers of layers for programs without a loop over layers;
+      empty compiles them whole.
+    effort: of the compiler, as for `measure.measure`.
+    only: part of the names of the programs that are wanted.
+
+  Returns:
+    Objects for JSON, as `measure.rows` makes them.
+  """
+  chip, devices = chip_of(where), topology.devices(where)
+
+  def make() -> Mesh:
+    shape = experiment.mesh
+    return partitioning.make_mesh(
+      data=shape.data, fsdp=shape.fsdp, model=shape.model, devices=devices
+    )
+
+  lines = []
+  for one in measure.of_run(
+    experiment,
+    make,
+    chip,
+    depths=depths,
+    effort=effort,
+    wanted=lambda title: only in title,
+  ):
+    made = measure.rows(
+      one, config=config, topology=where, chip=chip, model=experiment.model
+    )
+    _say(report.sentence(made[0]))
+    lines += made
+  return lines
+
+
+def mesh_shape(text: str) -> MeshShape:
+  """The mesh that a flag names.
+
+  Args:
+    text: sizes of data, fsdp and model, with commas between.
+
+  Returns:
+    The shape.
+
+  Raises:
+    ValueError: they are not three whole numbers.
+  """
+  sizes = _numbers(text, 'mesh')
+  if len(sizes) != 3:
+    raise ValueError(
+      f'mesh={text!r} does not have three sizes; give data,fsdp,model, such '
+      'as 1,64,4.'
+    )
+  return MeshShape(data=sizes[0], fsdp=sizes[1], model=sizes[2])
+
+
+def _numbers(text: str, flag: str) -> tuple[int, ...]:
+  try:
+    return tuple(int(part) for part in text.split(',') if part)
+  except ValueError as error:
+    raise ValueError(
+      f'{flag}={text!r} is not a list of whole numbers; give some with commas '
+      'between.'
+    ) from error
+
+
+def _say(sentence: str) -> None:
+  print(sentence, file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+  command.start(define_flags, main)

@@ -1,0 +1,325 @@
+"""What compiled programs would take, as rows of a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from selfimprove.experiment import Experiment
+from selfimprove.scale import cost, hlo, memory, programs, work
+from selfimprove.scale.chips import GIB, Chip
+from selfimprove.scale.collectives import Network
+from selfimprove.scale.cost import Cost
+from selfimprove.scale.memory import Memory
+from selfimprove.scale.programs import Program
+
+EFFORT = 'exec_time_optimization_effort'
+UNROLLED = ('sample', 'retry', 'step')
+"""Programs whose size grows with the layers: decoding has no loop over them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+  """What the compiler made of a program.
+
+  Attributes:
+    program: that was compiled.
+    memory: on a chip.
+    costs: of its parts.
+    padding: bytes of arguments beyond their elements, over those.
+    compile_seconds: that it took here.
+    layers: of the models that were compiled; two where the rest is a line.
+    refusal: what the compiler said, where it refused.
+  """
+
+  program: Program
+  memory: Memory
+  costs: Mapping[str, Cost]
+  padding: float
+  compile_seconds: float
+  layers: tuple[int, ...]
+  refusal: str = ''
+
+
+def network_of(mesh: Mesh, chip: Chip) -> Network:
+  """Where the partitions of a program stand.
+
+  Args:
+    mesh: of described devices; those without coordinates stand in a line.
+    chip: that they are.
+
+  Returns:
+    Chip and coordinates in the order of the partitions.
+  """
+  devices = list(mesh.devices.flat)
+  places = [getattr(d, 'coords', None) or (i,) for i, d in enumerate(devices)]
+  return Network(chip, np.asarray(places))
+
+
+def measure(
+  program: Program, network: Network, *, layers: int, effort: float = 0.0
+) -> Measured:
+  """A program, compiled and read.
+
+  Args:
+    program: to compile; nothing is run.
+    network: of its chips.
+    layers: of its model.
+    effort: of the compiler, from -1 to 1: -1 is many times faster; memory,
+      operations and traffic are then much the same, its estimates of time are
+      too long.
+
+  Returns:
+    What it takes. One that the compiler refuses for its memory has no costs.
+
+  Raises:
+    RuntimeError: the compiler refuses it for another reason.
+  """
+  start = time.monotonic()
+  lowered = program.lower()
+  try:
+    compiled = lowered.compile(
+      compiler_options={EFFORT: effort} if effort else None
+    )
+  except jax.errors.JaxRuntimeError as error:
+    used = memory.of_refusal(str(error))
+    if used is None:
+      raise
+    return _refused(program, used, str(error), time.monotonic() - start, layers)
+  module = hlo.parse(compiled.as_text())
+  found = memory.of_compiled(
+    compiled, state=program.state, others=program.others
+  )
+  nothing = Memory(arguments=0, outputs=0, temporaries=0, code=0, resident=0)
+  return Measured(
+    program=program,
+    memory=found or nothing,
+    costs=cost.of_program(module, network),
+    padding=_padding(module),
+    compile_seconds=time.monotonic() - start,
+    layers=(layers,),
+  )
+
+
+def of_run(
+  experiment: Experiment,
+  make_mesh: Callable[[], Mesh],
+  chip: Chip,
+  *,
+  depths: Sequence[int] = (),
+  effort: float = 0.0,
+  wanted: Callable[[str], bool] = bool,
+) -> Iterator[Measured]:
+  """All programs of a run, one after the other.
+
+  Args:
+    experiment: the run.
+    make_mesh: of described devices.
+    chip: that they are.
+    depths: two numbers of layers at which programs without a loop over layers
+      are compiled in place of all; what they take is then a straight line.
+    effort: of the compiler, as for `measure`.
+    wanted: (stage/program) -> whether to compile it.
+
+  Yields:
+    What each takes.
+  """
+  mesh = make_mesh()
+  network, full = network_of(mesh, chip), experiment.model.num_layers
+  shallow = [
+    list(programs.of_run(_with_layers(experiment, n), mesh))
+    for n in depths
+    if n < full
+  ]
+  for i, program in enumerate(programs.of_run(experiment, mesh)):
+    if not wanted(program.title):
+      continue
+    if len(shallow) == 2 and program.name in UNROLLED:
+      near, far = (
+        measure(run[i], network, layers=n, effort=effort)
+        for run, n in zip(shallow, depths, strict=True)
+      )
+      yield _line(program, near, far, full)
+    else:
+      yield measure(program, network, layers=full, effort=effort)
+
+
+def rows(
+  measured: Measured, *, config: str, topology: str, chip: Chip, model: Any
+) -> list[dict[str, Any]]:
+  """Lines of a table: the program, and its parts.
+
+  Args:
+    measured: the program.
+    config: name of the config.
+    topology: that it was compiled for.
+    chip: of the topology.
+    model: shape of the policy.
+
+  Returns:
+    Objects for JSON.
+  """
+  program, taken = measured.program, measured.memory
+  chips = program.mesh.size
+  asked = work.of_stage(model, program.stage, program.rollout)
+  parts = {k: c for k, c in measured.costs.items() if c.seconds or c.flops}
+  written = program.rollout.tokens.shape[1] - program.rollout.prompt_slots
+  tokens = program.rollout.tokens.shape[0] * written
+  shared = {
+    'config': config,
+    'topology': topology,
+    'mesh': ','.join(str(n) for n in program.mesh.shape.values()),
+  }
+  whole = {
+    **shared,
+    'program': program.title,
+    'hbm_gib_per_chip': _round(taken.peak / GIB),
+    'hbm_gib_of_chip': _round(chip.hbm_bytes / GIB),
+    'fits': not measured.refusal and taken.peak <= chip.hbm_bytes,
+    'advice': memory.advice(
+      taken, chip, samples=program.name in ('sample', 'retry')
+    ),
+    'hbm_gib': {
+      name: _round(value / GIB)
+      for name, value in dataclasses.asdict(taken).items()
+    },
+    'padding_share': _round(measured.padding),
+    'layers_compiled': list(measured.layers),
+    'compile_seconds': _round(measured.compile_seconds),
+    **_time(parts.values(), sum(asked.get(k, 0.0) for k in parts), chip, chips),
+  }
+  whole['tokens_per_second_per_chip'] = _rate(tokens, whole, chips)
+  lines = [whole]
+  for name, one in parts.items():
+    line = {
+      **shared,
+      'program': f'{program.title}:{name}',
+      'hbm_gib_per_chip': whole['hbm_gib_per_chip'],
+      'fits': whole['fits'],
+      **_time([one], asked.get(name, 0.0), chip, chips),
+    }
+    if name.startswith('decode_') or name in ('update', 'old_logprobs'):
+      line['tokens_per_second_per_chip'] = _rate(
+        _tokens_of(name, program.rollout) or tokens, line, chips
+      )
+    lines.append(line)
+  return lines
+
+
+def _time(parts: Any, asked: float, chip: Chip, chips: int) -> dict[str, Any]:
+  """Estimate, roofline and what binds, of parts that follow each other."""
+  parts = list(parts)
+  seconds = sum(part.seconds for part in parts)
+  sides = [_sides(part, chip) for part in parts]
+  roofline = sum(max(side.values()) for side in sides)
+  total = {k: sum(side[k] for side in sides) for k in ('flops', 'hbm', 'ici')}
+  kinds: dict[str, float] = {}
+  for part in parts:
+    for kind, one in part.collectives.items():
+      kinds[kind] = kinds.get(kind, 0.0) + one.bytes
+  largest = sorted(kinds, key=lambda kind: -kinds[kind])[:8]
+  return {
+    'seconds_estimate': _round(seconds),
+    'roofline_seconds': _round(roofline),
+    'bound': max(total, key=lambda side: total[side]),
+    'side_seconds': {name: _round(value) for name, value in total.items()},
+    'exposed_collective_seconds': _round(
+      sum(part.exposed_seconds for part in parts)
+    ),
+    'mfu_estimate': _round(
+      asked / (chips * chip.flops * seconds) if seconds else 0.0
+    ),
+    'model_flops': _round(asked),
+    'flops_per_chip': _round(sum(part.flops for part in parts)),
+    'hbm_bytes_per_chip': _round(sum(part.bytes for part in parts)),
+    'collective_gib': {k: _round(kinds[k] / GIB) for k in largest},
+  }
+
+
+def _sides(part: Cost, chip: Chip) -> dict[str, float]:
+  moved = part.needed_bytes or part.bytes
+  return {
+    'flops': part.flops / chip.flops,
+    'hbm': moved / chip.hbm_rate,
+    'ici': part.link_seconds,
+  }
+
+
+def _rate(tokens: float, row: Mapping[str, Any], chips: int) -> float:
+  seconds = row['seconds_estimate']
+  return _round(tokens / seconds / chips) if seconds else 0.0
+
+
+def _tokens_of(phase: str, rollout: Any) -> int:
+  rows = rollout.tokens.shape[0]
+  for start, end in rollout.spans:
+    if phase == f'decode_{start - rollout.prompt_slots}':
+      return rows * (end - start)
+  return 0
+
+
+def _with_layers(experiment: Experiment, count: int) -> Experiment:
+  model = dataclasses.replace(experiment.model, num_layers=count)
+  return dataclasses.replace(experiment, model=model)
+
+
+def _line(program: Program, near: Measured, far: Measured, to: int) -> Measured:
+  """What a program with more layers takes, from two with few."""
+  if refused := near.refusal or far.refusal:
+    return dataclasses.replace(far, program=program, refusal=refused)
+  (a,), (b,) = near.layers, far.layers
+  share = (to - a) / (b - a)
+  found = near.memory.line_to(far.memory, share=share)
+  # What is there before it runs is known without a line.
+  state = memory.on_a_chip(program.state)
+  others = memory.on_a_chip(program.others)
+  resident = max(0.0, state + others - found.arguments)
+  return Measured(
+    program=program,
+    memory=dataclasses.replace(found, resident=resident),
+    costs=cost.combine(near.costs, far.costs, share=share),
+    padding=far.padding,
+    compile_seconds=near.compile_seconds + far.compile_seconds,
+    layers=(a, b),
+  )
+
+
+def _refused(
+  program: Program, used: float, message: str, seconds: float, layers: int
+) -> Measured:
+  """A program that needs more memory than the compiler has."""
+  state = memory.on_a_chip(program.state)
+  others = memory.on_a_chip(program.others)
+  there = min(used, state + others)
+  return Measured(
+    program=program,
+    memory=Memory(
+      arguments=there,
+      outputs=0.0,
+      temporaries=used - there,
+      code=0.0,
+      resident=max(0.0, state + others - there),
+    ),
+    costs={},
+    padding=0.0,
+    compile_seconds=seconds,
+    layers=(layers,),
+    refusal=message.splitlines()[0],
+  )
+
+
+def _padding(module: hlo.Module) -> float:
+  entry = module.computations[module.entry]
+  shapes = [entry.ops[name].shapes[0] for name in entry.parameters]
+  real = sum(shape.bytes for shape in shapes)
+  return sum(shape.padded_bytes for shape in shapes) / real - 1 if real else 0.0
+
+
+def _round(value: float) -> float:
+  return float(f'{value:.4g}')

@@ -1,0 +1,60 @@
+"""Groups of collectives in the compiler's notations, and their time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from selfimprove.scale import collectives, hlo
+from selfimprove.scale.chips import CHIPS, chip_of
+from selfimprove.scale.collectives import Network
+
+
+def op(attributes, shape='bf16[1024,1024]{1,0}', opcode='all-gather'):
+  module = hlo.parse(
+    'ENTRY %main (x: f32[]) -> f32[] {\n'
+    '  %x = f32[] parameter(0)\n'
+    f'  ROOT %y = {shape} {opcode}(%x), {attributes}\n'
+    '}\n'
+  )
+  return module.computations['main'].ops['y']
+
+
+def square(side):
+  grid = np.stack(np.mgrid[:side, :side], -1).reshape(-1, 2)
+  return Network(CHIPS['v5e'], grid)
+
+
+@pytest.mark.parametrize(
+  ('groups', 'expected'),
+  [
+    ('{{0,2},{1,3}}', (0, 2)),
+    ('[2,4]<=[8]', (0, 1, 2, 3)),
+    ('[2,4]<=[4,2]T(1,0)', (0, 2, 4, 6)),
+    ("mesh['a'=4,'b'=2] {'a'}", (0, 2, 4, 6)),
+    ("mesh['a'=4,'b'=2] {'a','b'}", tuple(range(8))),
+  ],
+)
+def test_a_group_is_read_in_every_notation(groups, expected):
+  assert collectives.first_group(op(f'replica_groups={groups}'), 8) == expected
+
+
+def test_an_axis_of_sixteen_is_a_ring_and_one_of_four_a_line():
+  along = op('replica_groups=[16,16]<=[256]')
+  on_ring = collectives.seconds(along, square(16))
+  on_line = collectives.seconds(op('replica_groups=[4,4]<=[16]'), square(4))
+  size = 2 * 1024**2
+  assert on_ring == pytest.approx(size * 15 / 16 / 90e9 + 8e-6)
+  assert on_line == pytest.approx(size * 3 / 4 / 45e9 + 3e-6)
+
+
+def test_an_all_reduce_sends_twice_what_an_all_gather_sends():
+  groups = 'replica_groups=[16,16]<=[256]'
+  gather = collectives.seconds(op(groups), square(16)) - 8e-6
+  reduce = collectives.seconds(op(groups, opcode='all-reduce'), square(16))
+  assert reduce - 8e-6 == pytest.approx(2 * gather)
+
+
+def test_a_chip_that_is_not_known_is_refused():
+  with pytest.raises(ValueError, match=r'v9:2x2.*v5e'):
+    chip_of('v9:2x2')

@@ -1,0 +1,164 @@
+"""Costs read from compiled programs, against counts by hand and unrolled."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from selfimprove.models.config import TransformerConfig
+from selfimprove.models.transformer import make_policy
+from selfimprove.rollout.decode import Sampling
+from selfimprove.rollout.single import Single
+from selfimprove.scale import cost, hlo
+from selfimprove.scale.chips import CHIPS
+from selfimprove.scale.collectives import Network
+from selfimprove.types import Prompts
+
+NETWORK = Network(CHIPS['v5e'], np.arange(8)[:, None])
+
+
+def costs(function, *operands):
+  text = jax.jit(function).lower(*operands).compile().as_text()
+  return cost.of_program(hlo.parse(text), NETWORK)
+
+
+def total(function, *operands):
+  return sum(one.flops for one in costs(function, *operands).values())
+
+
+def array(*shape):
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def test_a_product_is_two_operations_per_multiply_add():
+  flops = total(lambda x, y: x @ y, array(128, 256), array(256, 512))
+  assert flops == 2 * 128 * 256 * 512
+
+
+def test_a_batched_product_is_counted_once_per_batch():
+  flops = total(
+    lambda x, y: jnp.einsum('bij,bjk->bik', x, y),
+    array(6, 32, 64),
+    array(6, 64, 48),
+  )
+  assert flops == 2 * 6 * 32 * 64 * 48
+
+
+def scanned(x, weights):
+  return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]
+
+
+@pytest.mark.parametrize('layers', [1, 8, 32])
+def test_the_body_of_a_scan_counts_as_often_as_it_runs(layers):
+  flops = total(scanned, array(64, 64), array(layers, 64, 64))
+  assert flops == layers * 2 * 64**3
+
+
+def test_loops_in_loops_multiply():
+  def nested(x, weights):
+    return jax.lax.fori_loop(0, 5, lambda _, x: scanned(x, weights), x)
+
+  assert total(nested, array(64, 64), array(7, 64, 64)) == 35 * 2 * 64**3
+
+
+def test_a_loop_that_may_end_sooner_counts_to_its_limit():
+  def loop(x, w):
+    more = lambda state: (state[0] < 20) & ~jnp.all(state[1] > 9)  # noqa: E731
+    body = lambda state: (state[0] + 1, state[1] @ w)  # noqa: E731
+    return jax.lax.while_loop(more, body, (0, x))[1]
+
+  assert total(loop, array(64, 64), array(64, 64)) == 20 * 2 * 64**3
+
+
+def config(layers, **changes):
+  sizes = {
+    'vocab_size': 128,
+    'num_layers': layers,
+    'embed_dim': 64,
+    'num_heads': 4,
+    'num_kv_heads': 2,
+    'head_dim': 16,
+    'mlp_dim': 128,
+  }
+  return TransformerConfig(**{**sizes, **changes})
+
+
+def gradient(model):
+  """Costs of loss and gradient of a decoder."""
+  policy = make_policy(model)
+  params = jax.eval_shape(policy.init, jax.random.key(0))
+  tokens = jax.ShapeDtypeStruct((4, 32), jnp.int32)
+
+  def loss(params, tokens):
+    positions = jnp.broadcast_to(jnp.arange(32)[None, :], tokens.shape)
+    hidden, _ = policy.apply(params, tokens, positions, None)
+    return jnp.sum(policy.unembed(params, hidden))
+
+  found = costs(jax.grad(loss), params, tokens).values()
+  return sum(one.flops for one in found), sum(one.bytes for one in found)
+
+
+@pytest.mark.slow
+def test_the_estimate_grows_linearly_in_layers():
+  two, four, eight = (gradient(config(n, remat=True)) for n in (2, 4, 8))
+  for a, b, c in zip(two, four, eight, strict=True):
+    assert (c - b) / (b - a) == pytest.approx(2, rel=0.05)
+    assert b > 1.3 * a
+
+
+@pytest.mark.slow
+def test_a_scan_over_layers_costs_what_unrolled_layers_cost():
+  scanned_flops, _ = gradient(config(6))
+  unrolled_flops, _ = gradient(config(6, scan_layers=False))
+  assert scanned_flops == pytest.approx(unrolled_flops, rel=0.05)
+
+
+@functools.cache
+def sampled(tokens):
+  """Costs of sampling so many tokens."""
+  policy = make_policy(config(2))
+  params = jax.eval_shape(policy.init, jax.random.key(0))
+  rollout = Single(
+    eos_ids=(1,), sampling=Sampling(), group_size=2, max_new_tokens=tokens
+  )
+  prompts = Prompts(
+    tokens=jnp.zeros((2, 8), jnp.int32),
+    mask=jnp.ones((2, 8), bool),
+    example_id=jnp.arange(2),
+    answer=jnp.zeros((2, 1), jnp.int32),
+    answer_mask=jnp.zeros((2, 1), bool),
+    extra={},
+  )
+  return costs(
+    functools.partial(rollout, policy), params, prompts, jax.random.key(0)
+  )
+
+
+@pytest.mark.slow
+def test_decoding_grows_linearly_in_its_weights_work():
+  # Attention over a longer cache grows with the square; a fixed part of each
+  # step, the products with weights, is by far the larger here.
+  flops = [sampled(n)['decode_0'].flops for n in (17, 33, 65)]
+  assert (flops[2] - flops[1]) / (flops[1] - flops[0]) == pytest.approx(
+    2, rel=0.3
+  )
+
+
+@pytest.mark.slow
+def test_scopes_tell_the_parts_of_a_program_apart():
+  parts = sampled(17)
+  assert parts['prefill'].flops > 0
+  assert parts['decode_0'].needed_bytes > 0
+  assert parts['prefill'].needed_bytes == 0
+
+
+def test_a_line_through_two_costs_reaches_the_third():
+  a, b, c = (
+    costs(scanned, array(64, 64), array(n, 64, 64)) for n in (2, 4, 10)
+  )
+  made = cost.combine(a, b, share=4.0)
+  assert sum(x.flops for x in made.values()) == sum(x.flops for x in c.values())

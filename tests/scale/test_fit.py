@@ -1,0 +1,115 @@
+"""The command, and what it says about runs that do and do not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import jax
+import pytest
+
+from selfimprove import configuration, fit, partitioning
+from selfimprove.experiment import Experiment
+from selfimprove.scale import measure, search, topology
+from selfimprove.scale.chips import CHIPS, GIB
+from tests import commands
+
+FLAGS = (
+  *commands.TINY_RUN,
+  *commands.bind('ATTEMPT_TOKENS = 32', 'PROMPTS_PER_STEP = 32'),
+)
+needs_compiler = pytest.mark.skipif(
+  not topology.has_compiler(),
+  reason="libtpu is not installed; pip install 'jax[tpu]' brings it",
+)
+
+
+def tiny(microbatches=1):
+  """A run, on one device."""
+  files = [f.split('=', 1)[1] for f in FLAGS if f.startswith('--gin_file')]
+  bindings = [f.split('=', 1)[1] for f in FLAGS if 'gin_bindings' in f]
+  return configuration.build(
+    Experiment,
+    files=files,
+    bindings=[*bindings, f'MICROBATCHES = {microbatches}'],
+  )
+
+
+def one_device():
+  return partitioning.make_mesh(devices=jax.devices()[:1])
+
+
+def update_of(experiment, chip):
+  (measured,) = measure.of_run(
+    experiment, one_device, chip, wanted=lambda title: 'step' in title
+  )
+  rows = measure.rows(
+    measured, config='', topology='cpu', chip=chip, model=experiment.model
+  )
+  return measured, rows
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_fits_with_the_knob_that_is_named():
+  large, _ = update_of(tiny(), CHIPS['v5e'])
+  # A chip with a little less than that takes.
+  small = dataclasses.replace(CHIPS['v5e'], hbm_bytes=0.9 * large.memory.peak)
+  _, rows = update_of(tiny(), small)
+  assert not rows[0]['fits']
+  named = re.search(r'microbatches by (\d+)', rows[0]['advice'])
+  assert named, rows[0]['advice']
+  _, rows = update_of(tiny(int(named[1])), small)
+  assert rows[0]['fits']
+  assert not rows[0]['advice']
+
+
+@pytest.mark.slow
+def test_every_part_of_a_step_has_a_row():
+  _, rows = update_of(tiny(), CHIPS['v5e'])
+  parts = {row['program'].partition(':')[2] for row in rows}
+  assert {'prefill', 'extend', 'decode_0', 'decode_33', 'update'} <= parts
+  assert all(row['roofline_seconds'] >= 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_a_guess_ranks_settings_without_a_compiler():
+  devices = jax.devices()[:4]
+  settings = list(search.candidates(tiny(), 4))
+  slots = search.rollouts(settings[0], devices)
+  found = [search.guess(one, devices, CHIPS['v5e'], slots) for one in settings]
+  assert len(found) > 8
+  whole = next(r for r in found if r['mesh'] == '4,1,1' and r['remat'])
+  split = next(r for r in found if r['mesh'] == '1,4,1' and r['remat'])
+  assert split['hbm_gib_per_chip'] < whole['hbm_gib_per_chip']
+
+
+@pytest.mark.parametrize(
+  ('flag', 'said'),
+  [
+    ('--topology=v9:2x2', 'v9:2x2'),
+    ('--topology=v5e:4by4', 'chip and a shape'),
+    ('--depths=2', 'libtpu|depths|topology'),
+  ],
+)
+def test_a_flag_that_cannot_be_used_is_refused_in_a_sentence(flag, said):
+  assert re.search(said, commands.refusal(fit, *FLAGS, flag))
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_the_tpu_compiler_says_what_a_run_takes(tmp_path):
+  output = tmp_path / 'fit.json'
+  commands.run(
+    fit,
+    *FLAGS,
+    '--topology=v5e:2x2',
+    '--mesh=1,2,2',
+    '--effort=-1',
+    f'--output={output}',
+  )
+  rows = json.loads(output.read_text())
+  assert rows[0]['fits']
+  assert 0 < rows[0]['hbm_gib_per_chip'] < CHIPS['v5e'].hbm_bytes / GIB
+  decode = next(r for r in rows if r['program'].endswith('decode_0'))
+  assert decode['seconds_estimate'] >= decode['roofline_seconds'] > 0
