@@ -182,7 +182,7 @@ def _ended(sentence: str) -> str:
   return sentence if sentence[-1] in '.!?)' else f'{sentence}.'
 
 
-def check_workdir(workdir: str, config: str) -> None:
+def check_workdir(workdir: str, config: str, *, begun: object) -> None:
   """Writes the config of a new workdir, or compares with that of an old one.
 
   A workdir is new until there is a checkpoint: what failed before that may be
@@ -191,12 +191,13 @@ def check_workdir(workdir: str, config: str) -> None:
   Args:
     workdir: folder of the run; made if it is not there.
     config: text of the operative config.
+    begun: whether there is a checkpoint.
 
   Raises:
     ConfigError: the workdir belongs to a run with another config.
   """
   path = os.path.join(workdir, 'config.gin')
-  if not os.path.exists(path) or not _has_checkpoint(workdir):
+  if not os.path.exists(path) or not begun:
     os.makedirs(workdir, exist_ok=True)
     _write(path, config)
     return
@@ -230,11 +231,6 @@ def _write(path: str, config: str) -> None:
   with open(temporary, 'w', encoding='utf-8') as file:
     file.write(config)
   os.replace(temporary, path)
-
-
-def _has_checkpoint(workdir: str) -> bool:
-  folder = os.path.join(workdir, 'checkpoints')
-  return os.path.isdir(folder) and any(map(str.isdigit, os.listdir(folder)))
 
 
 def _check_files(files: Sequence[str]) -> None:

@@ -20,7 +20,8 @@ from selfimprove.evaluation.scaling import by_budget
 from selfimprove.experiment import check_judged, make_judge, make_streams
 from selfimprove.ops.keys import named_key
 from selfimprove.trained import Trained, open_workdir
-from selfimprove.training import agreement, processes
+from selfimprove.training import agreement, buckets, processes
+from selfimprove.training.buckets import Files
 from selfimprove.training.checkpoint import step_path
 
 
@@ -204,15 +205,18 @@ def main(options: flags.FlagValues) -> None:
     raise configuration.ConfigError(
       'No --workdir given; name the folder of a run.'
     )
-  with processes.joined(
-    options.distributed, timeout_seconds=options.distributed_timeout
+  with (
+    processes.joined(
+      options.distributed, timeout_seconds=options.distributed_timeout
+    ),
+    buckets.files(options.workdir) as files,
   ):
-    _main(options)
+    _main(options, files)
 
 
-def _facts(options: flags.FlagValues) -> dict[str, str]:
+def _facts(options: flags.FlagValues, files: Files) -> dict[str, str]:
   """What all processes must find in the workdir, if there is a run."""
-  path = os.path.join(options.workdir, 'config.gin')
+  path = os.path.join(files.folder, 'config.gin')
   if not os.path.isfile(path):
     return {'the config': '', 'the checkpoint': ''}
   with open(path, encoding='utf-8') as file:
@@ -224,13 +228,13 @@ def _facts(options: flags.FlagValues) -> dict[str, str]:
   }
 
 
-def _main(options: flags.FlagValues) -> None:
-  facts = agreement.together(lambda: _facts(options))
+def _main(options: flags.FlagValues, files: Files) -> None:
+  facts = agreement.together(lambda: _facts(options, files))
   agreement.check_same({**agreement.versions(), **facts})
   trained = open_workdir(
     options.workdir, step=options.step, bindings=options.gin_bindings
   )
-  trained.experiment.save_failures(options.workdir)
+  trained.experiment.save_failures(files.folder)
   with contextlib.closing(trained.experiment), processes.bound():
     measured = evaluate(
       trained,
@@ -245,11 +249,9 @@ def _main(options: flags.FlagValues) -> None:
   print(_table(measured))
   if options.pass_rates:
     print(f'Pass rates written to {options.pass_rates}')
-  path = options.output or os.path.join(
-    options.workdir, f'evaluation_{options.split}.json'
-  )
-  write_json(path, measured)
-  print(f'Written to {path}')
+  name = f'evaluation_{options.split}.json'
+  write_json(options.output or os.path.join(files.folder, name), measured)
+  print(f'Written to {options.output or os.path.join(options.workdir, name)}')
 
 
 def _table(measured: dict[str, Measurement]) -> str:

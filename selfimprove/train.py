@@ -26,7 +26,15 @@ from selfimprove.experiment import (
 )
 from selfimprove.models import peft
 from selfimprove.ops.keys import named_key
-from selfimprove.training import agreement, initial, lock, loop, processes
+from selfimprove.training import (
+  agreement,
+  buckets,
+  initial,
+  lock,
+  loop,
+  processes,
+)
+from selfimprove.training.buckets import Files
 from selfimprove.training.checkpoint import CheckpointStore
 from selfimprove.training.detectors import Monitor
 from selfimprove.training.metrics import METRICS_FILE, MetricsWriter
@@ -61,12 +69,13 @@ def define_flags(values: flags.FlagValues) -> None:
   )
 
 
-def train(experiment: Experiment, workdir: str) -> TrainState:
+def train(experiment: Experiment, workdir: str, files: Files) -> TrainState:
   """Runs an experiment to its end, or on from where it was interrupted.
 
   Args:
     experiment: what to do.
-    workdir: where checkpoints and metrics go.
+    workdir: where checkpoints go.
+    files: where metrics go.
 
   Returns:
     The last state.
@@ -74,7 +83,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
   models, mesh = experiment.models(), experiment.mesh.make()
   stages = experiment.unrolled()
   table, held_out = agreement.together(lambda: _problems(experiment, stages))
-  experiment.save_failures(workdir)
+  experiment.save_failures(files.folder)
   with contextlib.ExitStack() as stack:
     stack.callback(experiment.close)
     store = stack.enter_context(
@@ -83,6 +92,7 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
         keep_last=experiment.keep_last,
         keep_best=experiment.keep_best,
         best_metric_mode=experiment.schedule.best_metric_mode,
+        before_save=files.sync,
       )
     )
     agreement.check_same(
@@ -93,7 +103,9 @@ def train(experiment: Experiment, workdir: str) -> TrainState:
         'file system that all share': str(store.latest_step()),
       }
     )
-    writer = stack.enter_context(contextlib.closing(MetricsWriter(workdir)))
+    writer = stack.enter_context(
+      contextlib.closing(MetricsWriter(files.folder))
+    )
     progress = stack.enter_context(
       contextlib.closing(
         Progress(
@@ -152,15 +164,16 @@ def start(experiment: Experiment, workdir: str) -> TrainState:
   """
   config = configuration.operative_config()
   agreement.check_same({**agreement.versions(), 'the config': config})
-  with contextlib.ExitStack() as stack:
+  with buckets.files(workdir) as files, contextlib.ExitStack() as stack:
 
     def prepare() -> None:
-      stack.enter_context(lock.exclusive(workdir))
+      stack.enter_context(lock.exclusive(files.folder))
       if jax.process_index() == 0:
-        configuration.check_workdir(workdir, config)
+        begun = buckets.has_checkpoint(workdir)
+        configuration.check_workdir(files.folder, config, begun=begun)
 
     agreement.together(prepare)
-    return train(experiment, workdir)
+    return train(experiment, workdir, files)
 
 
 def _problems(

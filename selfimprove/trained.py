@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from selfimprove import configuration
 from selfimprove.algorithms.base import StreamVerdict
 from selfimprove.experiment import Experiment
-from selfimprove.training import initial
+from selfimprove.training import buckets, initial
 from selfimprove.training.checkpoint import read_extra, restore_params
 from selfimprove.training.stages import holds_reference
 from selfimprove.training.state import Models, abstract_params, joined
@@ -49,7 +49,7 @@ def open_workdir(
   """The model that a run has trained.
 
   Args:
-    workdir: folder of the run.
+    workdir: folder of the run, or its address in a bucket.
     step: of the checkpoint; None for the newest.
     bindings: gin lines that override the run's config.
 
@@ -61,15 +61,16 @@ def open_workdir(
     ConfigError: there is no run in the folder, or a binding is not usable.
     FileNotFoundError: there is no such checkpoint.
   """
-  config = os.path.join(workdir, 'config.gin')
-  if not os.path.isfile(config):
-    raise configuration.ConfigError(
-      f'There is no run in {workdir!r}: it has no config.gin; give the '
-      '--workdir of `python -m selfimprove.train`.'
+  with buckets.files(workdir, writes=False) as files:
+    config = os.path.join(files.folder, 'config.gin')
+    if not os.path.isfile(config):
+      raise configuration.ConfigError(
+        f'There is no run in {workdir!r}: it has no config.gin; give the '
+        '--workdir of `python -m selfimprove.train`.'
+      )
+    experiment = configuration.build(
+      Experiment, files=[config], bindings=bindings
     )
-  experiment = configuration.build(
-    Experiment, files=[config], bindings=bindings
-  )
   models, mesh = experiment.models(), experiment.mesh.make_or_replicate()
   folder = os.path.join(workdir, 'checkpoints')
   found = {

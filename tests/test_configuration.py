@@ -79,11 +79,10 @@ def test_a_name_like_no_other_is_refused_without_a_guess():
 def test_a_run_goes_on_over_another_mesh_and_with_no_other_config(tmp_path):
   config = 'a.b = 1\nexperiment.MeshShape.data = -1\nMeshShape.model = 1\n'
   moved = config.replace('model = 1', 'model = 2')
-  check_workdir(str(tmp_path), config)
-  (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
-  check_workdir(str(tmp_path), moved)
+  check_workdir(str(tmp_path), config, begun=False)
+  check_workdir(str(tmp_path), moved, begun=True)
   # What evaluates the run finds the mesh that it had last.
   assert (tmp_path / 'config.gin').read_text() == moved
   with pytest.raises(ConfigError, match=r'has `a\.b = 1`'):
-    check_workdir(str(tmp_path), config.replace('1', '2', 1))
+    check_workdir(str(tmp_path), config.replace('1', '2', 1), begun=True)
   assert (tmp_path / 'config.gin').read_text() == moved

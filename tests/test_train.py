@@ -10,6 +10,7 @@ from selfimprove.experiment import Experiment, check_judged
 from selfimprove.rewards.mathematics import MathAnswer
 from selfimprove.rewards.verifiers import ExactMatch, HostVerifier
 from selfimprove.training import lock
+from selfimprove.training.buckets import Files
 from selfimprove.training.finite import START_AGAIN
 from selfimprove.training.metrics import read_rows
 from tests import commands
@@ -212,9 +213,11 @@ def test_the_model_to_begin_with_is_not_needed_to_go_on(workdir):
   experiment = configuration.build(
     Experiment, files=[str(workdir / 'config.gin')], bindings=[gone]
   )
-  assert int(train.train(experiment, str(workdir)).step) == 2
+  assert (
+    int(train.train(experiment, str(workdir), Files(str(workdir))).step) == 2
+  )
   with pytest.raises(FileNotFoundError, match='gone'):
-    train.train(experiment, str(workdir / 'new'))
+    train.train(experiment, str(workdir / 'new'), Files(str(workdir / 'new')))
 
 
 def test_a_run_does_not_go_on_with_other_problems(workdir, monkeypatch):

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -44,6 +44,7 @@ class CheckpointStore:
     keep_last: int,
     keep_best: int = 0,
     best_metric_mode: Literal['max', 'min'] = 'max',
+    before_save: Callable[[], None] = lambda: None,
   ) -> None:
     """Opens or creates a store and sweeps up what a killed run left behind.
 
@@ -52,6 +53,7 @@ class CheckpointStore:
       keep_last: how many of the newest are kept, at least 1.
       keep_best: how many of those with the best metric are kept as well.
       best_metric_mode: whether the best metric is the largest or the smallest.
+      before_save: called when a checkpoint is about to be written.
 
     Raises:
       ValueError: a number or the mode is out of range.
@@ -65,6 +67,7 @@ class CheckpointStore:
       raise ValueError(
         f"best_metric_mode={best_metric_mode!r} is not 'max' or 'min'."
       )
+    self._before_save = before_save
     self._keep_last = keep_last
     self._keep_best = keep_best
     self._sign = 1.0 if best_metric_mode == 'max' else -1.0
@@ -107,6 +110,7 @@ class CheckpointStore:
     self.wait()
     if step in self.steps():
       return False
+    self._before_save()
     labels: dict[str, Any] = {'milestone': 1.0} if milestone else {}
     if metric is not None and math.isfinite(metric):
       labels['metric'] = float(metric)
