@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from selfimprove.models.rope import RopeScaling, YarnScaling
+from selfimprove.partitioning import DECODE_LAYOUTS
 
 ACTIVATIONS = ('silu', 'gelu_tanh')
 DTYPES = ('float32', 'bfloat16')
@@ -61,6 +62,10 @@ class TransformerConfig:
     dtype: of activations and the cache, `float32` or `bfloat16`.
     param_dtype: of stored parameters.
     remat: recompute each block in the backward pass.
+    decode_layout: how parameters lie over the mesh while tokens are drawn:
+      `gathered` has 1/model of them on each device, in `dtype`, copied there
+      once for a rollout; `stationary` leaves them divided over `fsdp` too and
+      sends activations instead.
     scan_layers: one compiled block for all layers in training; False unrolls
       them, which is a little faster and takes longer to compile with depth.
   """
@@ -93,6 +98,7 @@ class TransformerConfig:
   dtype: str = 'float32'
   param_dtype: str = 'float32'
   remat: bool = False
+  decode_layout: str = 'gathered'
   scan_layers: bool = True
 
   def __post_init__(self) -> None:
@@ -143,6 +149,7 @@ class TransformerConfig:
       'activation': ACTIVATIONS,
       'dtype': DTYPES,
       'param_dtype': DTYPES,
+      'decode_layout': DECODE_LAYOUTS,
     }
     for name, choices in known.items():
       if getattr(self, name) not in choices:
