@@ -140,7 +140,7 @@ def _attend_part(
     x = x.reshape(rows, group, length).swapaxes(1, 2)
     return x.reshape(rows, length * group)
 
-  seen = _visible(per_row(query_positions), part.positions, window)
+  seen = visible(per_row(query_positions), part.positions, window)
   if segments is not None and part.segments is not None:
     seen &= per_row(segments)[:, :, None] == part.segments[:, None, :]
   logits = logits.reshape(rows, kv_heads, length * group, share, -1)
@@ -163,12 +163,21 @@ def _attend_part(
   return unfold(top), unfold(jnp.sum(weights, axis=-1)), unfold(mix, size)
 
 
-def _visible(
+def visible(
   query_positions: Int[Array, 'r m'],
   key_positions: Int[Array, 'r s'],
   window: Int[Array, ''] | int | None,
 ) -> Array:
-  """Which slots each query sees, Bool[r m s]."""
+  """Which slots each query sees.
+
+  Args:
+    query_positions: -1 in empty slots.
+    key_positions: likewise.
+    window: number of latest positions seen, the query's own included.
+
+  Returns:
+    Bool[r m s].
+  """
   distance = query_positions[:, :, None] - key_positions[:, None, :]
   seen = (distance >= 0) & (key_positions >= 0)[:, None, :]
   return seen if window is None else seen & (distance < window)

@@ -9,6 +9,7 @@ from selfimprove.partitioning import DECODE_LAYOUTS
 
 ACTIVATIONS = ('silu', 'gelu_tanh')
 DTYPES = ('float32', 'bfloat16')
+ATTENTION = ('auto', 'xla', 'splash', 'cudnn')
 _SIZES = (
   'vocab_size',
   'num_layers',
@@ -62,6 +63,9 @@ class TransformerConfig:
     dtype: of activations and the cache, `float32` or `bfloat16`.
     param_dtype: of stored parameters.
     remat: recompute each block in the backward pass.
+    attention: what computes it where all tokens are read at once: `xla`;
+      `splash`, the kernel for TPUs; `cudnn`, that for NVIDIA GPUs; or `auto`
+      for the platform's own where it applies. Decoding is always by `xla`.
     decode_layout: how parameters lie over the mesh while tokens are drawn:
       `gathered` has 1/model of them on each device, in `dtype`, copied there
       once for a rollout; `stationary` leaves them divided over `fsdp` too and
@@ -98,6 +102,7 @@ class TransformerConfig:
   dtype: str = 'float32'
   param_dtype: str = 'float32'
   remat: bool = False
+  attention: str = 'auto'
   decode_layout: str = 'gathered'
   scan_layers: bool = True
 
@@ -149,6 +154,7 @@ class TransformerConfig:
       'activation': ACTIVATIONS,
       'dtype': DTYPES,
       'param_dtype': DTYPES,
+      'attention': ATTENTION,
       'decode_layout': DECODE_LAYOUTS,
     }
     for name, choices in known.items():

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from selfimprove import partitioning
 from selfimprove.models.attention import KeyValue, attend, rotate
+from selfimprove.models.attention_kernels import attend_whole, choose
 from selfimprove.models.config import TransformerConfig
 
 DOWN, UP = 'lora_a', 'lora_b'
@@ -153,8 +154,19 @@ class Attention(nn.Module):
       positions=positions,
       segments=segments,
     )
+    implementation = choose(
+      config.attention,
+      whole=own is None,
+      window=window is not None,
+      packed=segments is not None,
+      soft_cap=config.attention_soft_cap is not None,
+      dtype=config.dtype,
+    )
+    by = attend
+    if implementation != 'xla':
+      by = functools.partial(attend_whole, implementation=implementation)
     own = fresh if own is None else _append(own, fresh, index)
-    mixed = attend(
+    mixed = by(
       query,
       positions,
       (*shared, own),

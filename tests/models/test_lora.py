@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfimprove import partitioning
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.lora import LoRA, make_adapters, merge
 from selfimprove.models.transformer import make_policy

@@ -1,0 +1,75 @@
+"""All implementations of attention against one loop, gradients included."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from selfimprove.models.attention import KeyValue, attend
+from selfimprove.models.attention_kernels import attend_whole
+
+HEADS, KV_HEADS, SIZE = 4, 2, 8
+PROMPT = [[-1, 0, 1], [0, 1, 2]]
+OWN = [[2, 3, -1, 4], [2, -1, -1, 3], [3, 4, 5, 6], [3, 4, -1, -1]]
+
+
+def normal(seed, *shape):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def make_part(seed, positions):
+  positions = jnp.asarray(positions, jnp.int32)
+  rows, slots = positions.shape
+  return KeyValue(
+    keys=normal(seed, rows, KV_HEADS, slots, SIZE),
+    values=normal(seed + 1, rows, KV_HEADS, slots, SIZE),
+    positions=positions,
+  )
+
+
+def case(shared):
+  """Queries of ragged rows behind ragged prompts, each shared by two rows."""
+  parts = (make_part(0, PROMPT),) if shared else ()
+  parts = (*parts, make_part(2, OWN))
+  positions = jnp.asarray(OWN, jnp.int32)
+  return normal(7, *positions.shape, HEADS, SIZE), positions, parts
+
+
+def slopes(by, query, positions, parts, **options):
+  """What is mixed in real slots, and the gradient of a sum of squares."""
+  real = (positions >= 0)[:, :, None, None]
+
+  def mixed(query, arrays):
+    whole = [
+      KeyValue(keys=k, values=v, positions=part.positions)
+      for part, (k, v) in zip(parts, arrays, strict=True)
+    ]
+    out = jnp.where(real, by(query, positions, whole, **options), 0)
+    return jnp.sum(out**2), out
+
+  arrays = [(part.keys, part.values) for part in parts]
+  gradient = jax.grad(mixed, argnums=(0, 1), has_aux=True)
+  return jax.jit(gradient)(query, arrays)
+
+
+def by_kernel(name):
+  if name == 'cudnn' and jax.default_backend() != 'gpu':
+    pytest.skip('cuDNN needs an NVIDIA GPU.')
+
+  def by(*inputs, **options):
+    return attend_whole(*inputs, implementation=name, **options)
+
+  return by
+
+
+@pytest.mark.parametrize('name', ['splash', 'cudnn'])
+@pytest.mark.parametrize('shared', [False, True], ids=['alone', 'shared'])
+def test_kernels_mix_and_differentiate_as_plain_attention_does(name, shared):
+  inputs, options = case(shared), {'window': None, 'soft_cap': None}
+  got = slopes(by_kernel(name), *inputs, **options)
+  want = slopes(attend, *inputs, **options)
+  jax.tree.map(
+    lambda g, w: np.testing.assert_allclose(g, w, atol=2e-5), got, want
+  )
