@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from selfimprove import partitioning
 from selfimprove.models.attention import KeyValue, visible
+from selfimprove.models.remat import MIXED
 
 _BLOCKS = (512, 256, 128)
 _RULES = partitioning.LAYOUTS['training']
@@ -236,6 +237,7 @@ def _kernel(
     attn_logits_soft_cap=soft_cap,
     head_shards=across,
     q_seq_shards=along,
+    residual_checkpoint_name=MIXED,
     interpret=_platform() == 'cpu',
   )
 

@@ -9,6 +9,7 @@ from selfimprove.partitioning import DECODE_LAYOUTS
 
 ACTIVATIONS = ('silu', 'gelu_tanh')
 DTYPES = ('float32', 'bfloat16')
+REMAT = ('none', 'full', 'attention', 'dots', 'offload_dots')
 ATTENTION = ('auto', 'xla', 'splash', 'cudnn')
 _SIZES = (
   'vocab_size',
@@ -62,7 +63,9 @@ class TransformerConfig:
     embed_scale: factor on the embeddings (sqrt(embed_dim) in Gemma).
     dtype: of activations and the cache, `float32` or `bfloat16`.
     param_dtype: of stored parameters.
-    remat: recompute each block in the backward pass.
+    remat: what of each block the backward pass recomputes: `none`, or `full`
+      for all; `attention` keeps what attention mixed, `dots` all products with
+      parameters, and `offload_dots` keeps these in the memory of the host.
     attention: what computes it where all tokens are read at once: `xla`;
       `splash`, the kernel for TPUs; `cudnn`, that for NVIDIA GPUs; or `auto`
       for the platform's own where it applies. Decoding is always by `xla`.
@@ -101,7 +104,7 @@ class TransformerConfig:
   embed_scale: float = 1.0
   dtype: str = 'float32'
   param_dtype: str = 'float32'
-  remat: bool = False
+  remat: str = 'none'
   attention: str = 'auto'
   decode_layout: str = 'gathered'
   scan_layers: bool = True
@@ -155,6 +158,7 @@ class TransformerConfig:
       'dtype': DTYPES,
       'param_dtype': DTYPES,
       'attention': ATTENTION,
+      'remat': REMAT,
       'decode_layout': DECODE_LAYOUTS,
     }
     for name, choices in known.items():

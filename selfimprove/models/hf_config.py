@@ -59,7 +59,7 @@ def from_folder(
   folder: str | os.PathLike[str],
   dtype: str = 'bfloat16',
   param_dtype: str | None = None,
-  remat: bool = True,
+  remat: str = 'full',
 ) -> TransformerConfig:
   """The decoder of a checkpoint.
 
@@ -67,7 +67,7 @@ def from_folder(
     folder: of the checkpoint, or its name on the hub.
     dtype: of activations and the cache.
     param_dtype: of parameters; None for what the checkpoint stores.
-    remat: recompute each block in the backward pass.
+    remat: what the backward pass recomputes, one of `config.REMAT`.
 
   Returns:
     Its shape and options.

@@ -16,6 +16,7 @@ from selfimprove import partitioning
 from selfimprove.models.attention import KeyValue, attend, rotate
 from selfimprove.models.attention_kernels import attend_whole, choose
 from selfimprove.models.config import TransformerConfig
+from selfimprove.models.remat import kept
 
 DOWN, UP = 'lora_a', 'lora_b'
 """What stands beside a kernel that has a low-rank side path (`models.lora`)."""
@@ -176,7 +177,7 @@ class Attention(nn.Module):
     )
     names = ('heads', 'head_size', 'embed')
     shape = (config.num_heads, k, d)
-    mixed = constrain(mixed, 'batch', 'tokens', 'heads', None)
+    mixed = kept(constrain(mixed, 'batch', 'tokens', 'heads', None))
     out = Projection(
       config,
       shape,

@@ -16,6 +16,7 @@ from selfimprove.models.attention import KeyValue
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.layers import Block, RMSNorm
 from selfimprove.models.lora import merge
+from selfimprove.models.remat import recomputed
 from selfimprove.types import Params, Policy
 
 
@@ -156,7 +157,7 @@ def _run_block(
   def run(params: Params, *inputs: Any) -> Any:
     return Block(config, layout).apply({'params': params}, *inputs)
 
-  return jax.checkpoint(run) if config.remat else run
+  return recomputed(run, config.remat)
 
 
 def _run_scan(

@@ -185,7 +185,7 @@ def assert_close(got, want, atol):
 def test_rematerialisation_changes_neither_loss_nor_gradient(
   params, rows, slopes
 ):
-  policy = make_policy(dataclasses.replace(CONFIG, remat=True))
+  policy = make_policy(dataclasses.replace(CONFIG, remat='full'))
   weight = jnp.ones(PROMPTS * GROUP)
   got = loss_and_gradient(policy, params, rows, weight)
   assert_close(got, slopes, 1e-4)

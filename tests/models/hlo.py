@@ -82,3 +82,16 @@ def results(text: str) -> list[Result]:
 def collectives(text: str) -> list[Result]:
   """Returns what the devices send each other."""
   return [r for r in results(text) if r.kind in COLLECTIVES]
+
+
+def in_loops(text: str) -> list[Result]:
+  """Returns what the devices send each other in bodies of loops."""
+  bodies = set(re.findall(r'\bbody=%?([\w.-]+)', text))
+  found, inside = [], False
+  for line in text.splitlines():
+    opened = re.match(r'^(?:ENTRY )?%?([\w.-]+) \(.*\{$', line)
+    if opened:
+      inside = opened.group(1) in bodies
+    if inside:
+      found += collectives(line)
+  return found
