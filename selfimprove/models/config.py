@@ -64,8 +64,9 @@ class TransformerConfig:
     dtype: of activations and the cache, `float32` or `bfloat16`.
     param_dtype: of stored parameters.
     remat: what of each block the backward pass recomputes: `none`, or `full`
-      for all; `attention` keeps what attention mixed, `dots` all products with
-      parameters, and `offload_dots` keeps these in the memory of the host.
+      for all; `attention` keeps what kernels of attention mixed, `dots` all
+      products with parameters too, and `offload_dots` has these products in
+      the memory of the host.
     attention: what computes it where all tokens are read at once: `xla`;
       `splash`, the kernel for TPUs; `cudnn`, that for NVIDIA GPUs; or `auto`
       for the platform's own where it applies. Decoding is always by `xla`.

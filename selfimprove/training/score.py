@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from selfimprove import partitioning
 from selfimprove.ops import divergences, logprobs
@@ -172,16 +172,26 @@ def predictors(
   if rollout.tokens.shape[1] - start == 1:
     return first
   # The last token predicts nothing, so it is not read.
+  read = rollout.tokens.shape[1] - start - 1
   hidden = packing.read(
     policy,
     params,
     cache,
-    rollout.tokens[:, start:-1],
-    rollout.positions[:, start:-1],
+    _divisible(rollout.tokens[:, start:-1], 0),
+    _divisible(rollout.positions[:, start:-1], -1),
     group_size=group,
     rows=packed_rows,
   )
-  return jnp.concatenate([first, hidden], axis=1)
+  return jnp.concatenate([first, hidden[:, :read]], axis=1)
+
+
+def _divisible(x: Int[Array, 'b n'], blank: int) -> Int[Array, 'b m']:
+  """`x` with as many empty slots as devices along the tokens ask for."""
+  _, columns = partitioning.parts_of_batch()
+  missing = -x.shape[1] % columns
+  if not missing:
+    return x
+  return jnp.pad(x, ((0, 0), (0, missing)), constant_values=blank)
 
 
 def _over_tokens(

@@ -23,10 +23,11 @@ from selfimprove.types import Prompts
 from tests.models import hlo
 from tests.training import tiny
 
-# No two of these products are alike, so that a size tells what an array is.
+# A size tells what an array is: a layer is smaller than the embedding table,
+# and that than the logits of a device.
 CONFIG = TransformerConfig(
   vocab_size=1024,
-  num_layers=2,
+  num_layers=3,
   embed_dim=64,
   num_heads=8,
   num_kv_heads=4,
@@ -35,7 +36,7 @@ CONFIG = TransformerConfig(
   remat='full',
 )
 PROMPTS, GROUP, PROMPT_SLOTS, LIMITS = 8, 4, 24, (20, 12)
-ROWS, SLOTS = PROMPTS * GROUP, sum(LIMITS) + 2
+ROWS, CACHE = PROMPTS * GROUP, (sum(LIMITS) + 2, 16)
 MESHES = [
   {'data': 2, 'fsdp': 2, 'model': 2},
   {'fsdp': 4, 'model': 2},
@@ -116,46 +117,50 @@ def compiled(program, platform, sizes, **changes):
     return lowered.compile().as_text()
 
 
-def over(sizes):
-  """Rows, and rows times tokens, are divided by these."""
-  rows = sizes.get('data', 1) * sizes.get('fsdp', 1)
-  return rows, rows * sizes.get('sequence', 1)
+def kernel(sizes):
+  """Elements of the largest matrix of a layer on one device, gathered."""
+  return CONFIG.embed_dim * CONFIG.mlp_dim // sizes['model']
+
+
+def table(sizes):
+  """Elements of the embedding table on one device, gathered."""
+  return CONFIG.embed_dim * CONFIG.vocab_size // sizes['model']
+
+
+def stacked(found, sizes):
+  """Arrays that are those of all layers at once."""
+  smallest = CONFIG.embed_dim * CONFIG.num_kv_heads * CONFIG.head_dim
+  return [
+    r
+    for r in found
+    if CONFIG.num_layers in r.shape
+    and r.size >= CONFIG.num_layers * smallest // sizes['model']
+  ]
 
 
 def check_sample(text, sizes):
-  rows, _ = over(sizes)
   sent = hlo.collectives(text)
-  kernel = CONFIG.embed_dim * CONFIG.mlp_dim // sizes['model']
-  table = CONFIG.embed_dim * CONFIG.vocab_size // sizes['model']
-  # A layer at a time, never all layers in one array.
-  assert kernel < max(r.size for r in sent) <= table
-  # Parameters are copied once: none is sent within the loops over tokens.
-  assert not [r for r in hlo.in_loops(text) if r.size >= kernel]
-  # Nor any cache, which is on the devices of its rows and heads.
-  cache = ROWS * CONFIG.num_kv_heads * SLOTS * CONFIG.head_dim
-  mine = cache // rows // sizes['model']
-  caches = [r.size for r in hlo.results(text) if r.shape[-2:] == (SLOTS, 16)]
-  assert caches
-  assert max(caches) <= mine
+  assert kernel(sizes) <= max(r.size for r in sent) <= table(sizes)
+  assert not stacked(sent, sizes)
+  # Parameters are copied once: none is sent in the loops over tokens.
+  assert not [r for r in hlo.in_loops(text) if r.size >= kernel(sizes)]
+  # The cache is on the devices of its rows and heads, and nowhere else.
+  caches = [r.size for r in hlo.results(text) if r.shape[-2:] == CACHE]
+  whole = ROWS * CONFIG.num_kv_heads * CACHE[0] * CACHE[1]
+  assert max(caches) == whole // 8
 
 
 def check_learn(text, sizes):
-  _, parts = over(sizes)
-  stacked = CONFIG.num_layers * CONFIG.embed_dim * CONFIG.mlp_dim
   sent = hlo.collectives(text)
-  table = CONFIG.embed_dim * CONFIG.vocab_size
-  assert max(r.size for r in sent) <= table // sizes['model']
-  assert (
-    not [
-      r for r in sent if r.size >= stacked // sizes['model'] != r.size == table
-    ]
-    or max(r.size for r in sent) <= table // sizes['model']
-  )
-  # [b, t, v] is divided over all devices wherever it is.
-  logits = ROWS * SLOTS * CONFIG.vocab_size
-  assert max(r.size for r in hlo.results(text)) <= (
-    logits // parts // sizes['model']
-  )
+  # Hidden states that are divided along tokens are sent once, to be shifted.
+  hidden = ROWS * sum(LIMITS, start=2) * CONFIG.embed_dim
+  most = hidden // sizes.get('data', 1) // sizes['fsdp']
+  most = table(sizes) if 'sequence' not in sizes else max(most, table(sizes))
+  assert kernel(sizes) <= max(r.size for r in sent) <= most
+  assert not stacked(sent, sizes)
+  # Logits are divided over all devices, and nothing is larger than they.
+  logits = ROWS * sum(LIMITS, start=2) * CONFIG.vocab_size
+  assert max(r.size for r in hlo.results(text)) <= logits // 8
 
 
 def ids(sizes):
