@@ -33,6 +33,7 @@ CONFIG = TransformerConfig(
   num_kv_heads=4,
   head_dim=16,
   mlp_dim=192,
+  attention='xla',  # Kernels pad so few tokens to many times as many.
   remat='full',
 )
 PROMPTS, GROUP, PROMPT_SLOTS, LIMITS = 8, 4, 24, (20, 12)
@@ -102,8 +103,9 @@ def compiled(program, platform, sizes, **changes):
   config = dataclasses.replace(CONFIG, **changes)
   models, optimizers = Models(make_policy(config)), Optimizers(optax.adam(1.0))
   state = abstract_state(models, optimizers, mesh, with_reference=True)
+  # Outside the mesh, on which nothing can run if it is only described.
+  algorithm, prompts, rollout, rewards = arguments(mesh, state)
   with jax.set_mesh(mesh):
-    algorithm, prompts, rollout, rewards = arguments(mesh, state)
     if program == 'sample':
       run = jax.jit(functools.partial(steps.sample, models))
       lowered = run.lower(algorithm, state, prompts)
@@ -181,6 +183,17 @@ def test_sampling_sends_each_parameter_once_and_no_cache(platform, sizes):
 def test_an_update_gathers_a_layer_at_a_time_and_no_logits(platform, sizes):
   text = compiled('learn', platform, tuple(sizes.items()))
   check_learn(text, sizes)
+
+
+@pytest.mark.slow
+def test_an_update_with_the_kernel_for_tpus_compiles_over_all_axes():
+  text = compiled(
+    'learn', 'v5e:2x4', tuple(MESHES[2].items()), attention='auto'
+  )
+  # Forward, forward again, and back to queries and to keys.
+  assert text.count('custom_call_target="tpu_custom_call"') >= 4
+  check = [r for r in hlo.results(text) if 'splash' in r.name]
+  assert check
 
 
 def test_the_reader_finds_collectives_their_shapes_and_loops():
