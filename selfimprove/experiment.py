@@ -33,7 +33,7 @@ from selfimprove.rewards.verifiers import ExactMatch, HostVerifier
 from selfimprove.training.detectors import Detector, default_detectors
 from selfimprove.training.loop import Schedule
 from selfimprove.training.stages import Stage, needs_critic, unroll
-from selfimprove.training.state import Models
+from selfimprove.training.state import Models, check_offload
 from selfimprove.training.streams import before_update
 from selfimprove.types import Rollout
 

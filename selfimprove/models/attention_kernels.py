@@ -20,6 +20,7 @@ from selfimprove import partitioning
 from selfimprove.models.attention import KeyValue, visible
 from selfimprove.models.remat import MIXED
 
+_OWN = {'tpu': 'splash', 'gpu': 'cudnn', 'cuda': 'cudnn'}
 _BLOCKS = (512, 256, 128)
 _RULES = partitioning.LAYOUTS['training']
 
@@ -64,9 +65,9 @@ def choose(
   }
   named = implementation
   if named == 'auto':
-    named = {'tpu': 'splash', 'gpu': 'cudnn', 'cuda': 'cudnn'}.get(_platform())
-  found = [text for there, text in obstacles.get(named, ()) if there]
-  if named is None or (found and implementation == 'auto'):
+    named = _OWN.get(_platform(), 'xla')
+  found = [text for there, text in obstacles.get(named, []) if there]
+  if named == 'xla' or (found and implementation == 'auto'):
     return 'xla'
   if found:
     raise ValueError(

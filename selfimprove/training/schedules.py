@@ -167,8 +167,9 @@ def in_float32(
     master = widen(params)
     return InFloat32(master=master, inner=optimizer.init(master))
 
-  def update(grads: Any, state: InFloat32, params: Any) -> Any:
-    steps, inner = optimizer.update(widen(grads), state.inner, state.master)
+  def update(updates: Any, state: Any, params: Any = None) -> Any:
+    grads = widen(updates)
+    steps, inner = optimizer.update(grads, state.inner, state.master)
     master: Any = optax.apply_updates(state.master, steps)
 
     def change(new: jax.Array, old: jax.Array) -> jax.Array:

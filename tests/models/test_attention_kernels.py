@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from selfimprove import partitioning
 from selfimprove.models.attention import KeyValue, attend
-from selfimprove.models.attention_kernels import attend_whole
+from selfimprove.models.attention_kernels import attend_whole, choose
 
 HEADS, KV_HEADS, SIZE = 4, 2, 8
 PROMPT = [[-1, 0, 1], [0, 1, 2]]
@@ -70,6 +71,51 @@ def test_kernels_mix_and_differentiate_as_plain_attention_does(name, shared):
   inputs, options = case(shared), {'window': None, 'soft_cap': None}
   got = slopes(by_kernel(name), *inputs, **options)
   want = slopes(attend, *inputs, **options)
+  jax.tree.map(
+    lambda g, w: np.testing.assert_allclose(g, w, atol=2e-5), got, want
+  )
+
+
+CALL = {
+  'whole': True,
+  'window': False,
+  'packed': False,
+  'soft_cap': False,
+  'dtype': 'bfloat16',
+}
+
+
+@pytest.mark.parametrize(
+  ('name', 'changes', 'sentence'),
+  [
+    ('splash', {'window': True}, "attention='splash' does not support sliding"),
+    ('splash', {'packed': True}, 'packed rows that share a prompt; set packed'),
+    ('cudnn', {'soft_cap': True}, 'cudnn.* does not support soft caps'),
+    ('cudnn', {'dtype': 'float32'}, 'dtype float32; set bfloat16'),
+  ],
+)
+def test_what_a_kernel_cannot_do_is_refused_by_name(name, changes, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    choose(name, **CALL | changes)
+
+
+def test_on_a_processor_plain_attention_is_the_choice_unless_named():
+  assert choose('auto', **CALL) == 'xla'
+  assert choose('splash', **CALL) == 'splash'
+  # Few tokens behind a cache are not what kernels are for.
+  assert choose('splash', **CALL | {'whole': False}) == 'xla'
+  if jax.default_backend() == 'cpu':
+    with pytest.raises(ValueError, match="an NVIDIA GPU and this is 'cpu'"):
+      choose('cudnn', **CALL)
+
+
+@pytest.mark.slow
+def test_the_kernel_for_tpus_caps_logits_and_runs_over_a_mesh():
+  inputs, options = case(True), {'window': None, 'soft_cap': 1.5}
+  want = slopes(attend, *inputs, **options)
+  mesh = partitioning.make_mesh(data=2, sequence=2, model=2)
+  with jax.set_mesh(mesh):
+    got = slopes(by_kernel('splash'), *inputs, **options)
   jax.tree.map(
     lambda g, w: np.testing.assert_allclose(g, w, atol=2e-5), got, want
   )
