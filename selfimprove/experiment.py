@@ -35,7 +35,7 @@ from selfimprove.training.detectors import Detector, default_detectors
 from selfimprove.training.judging import divided
 from selfimprove.training.loop import Schedule
 from selfimprove.training.stages import Stage, needs_critic, unroll
-from selfimprove.training.state import Models
+from selfimprove.training.state import Models, check_offload
 from selfimprove.training.streams import before_update
 from selfimprove.types import Rollout
 
@@ -110,17 +110,22 @@ class MeshShape:
   Attributes:
     data: whole replicas; -1 for all devices that the others leave.
     fsdp: shards of the parameters, along the batch.
+    sequence: shards of the tokens of a row, for long rows.
     model: shards of heads, feed-forward and vocabulary.
   """
 
   data: int = -1
   fsdp: int = 1
+  sequence: int = 1
   model: int = 1
 
   def make(self) -> Mesh:
     """Returns the mesh over all devices."""
     return partitioning.make_mesh(
-      data=self.data, fsdp=self.fsdp, model=self.model
+      data=self.data,
+      fsdp=self.fsdp,
+      sequence=self.sequence,
+      model=self.model,
     )
 
   def make_or_replicate(self) -> Mesh:
@@ -149,6 +154,8 @@ class Experiment:
     init_from: checkpoint directory, of a run or of a Hugging Face model, whose
       parameters the run begins with, and against which its reference is set;
       empty to initialise from the seed.
+    offload: what is kept in the memory of the host between uses, some of
+      `state.OFFLOADED`.
     lora: adapters that are trained in place of all parameters of the policy;
       None trains those. A critic has no adapters.
     adapters_from: folder of adapters in the format of `peft` that the run
@@ -169,6 +176,7 @@ class Experiment:
   keep_last: int = 1
   keep_best: int = 1
   init_from: str = ''
+  offload: Sequence[str] = ()
   lora: LoRA | None = None
   adapters_from: str = ''
   detectors: Sequence[Detector] = dataclasses.field(
@@ -210,7 +218,12 @@ class Experiment:
       critic = make_critic(self.model)
     if self.lora is not None:
       adapters = make_adapters(self.lora, policy)
-    return Models(policy=policy, critic=critic, adapters=adapters)
+    return Models(
+      policy=policy,
+      critic=critic,
+      adapters=adapters,
+      offload=check_offload(self.offload),
+    )
 
   def close(self) -> None:
     """Ends the processes that rewards on the host have started."""

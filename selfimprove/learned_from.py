@@ -90,7 +90,7 @@ def classifier_reward(
     ValueError: it tells no score, or cannot be computed.
   """
   model = hf_config.from_folder(
-    folder=folder, dtype=dtype, param_dtype=param_dtype, remat=False
+    folder=folder, dtype=dtype, param_dtype=param_dtype, remat='none'
   )
   return learned.OutcomeReward(
     read=_reader_behind(model), params=_classifier(folder, model, mesh)

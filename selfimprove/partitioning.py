@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-MESH_AXES = ('data', 'fsdp', 'model')
+MESH_AXES = ('data', 'fsdp', 'sequence', 'model')
 
-RULES: Mapping[str, str | tuple[str, ...] | None] = {
+Rules = Mapping[str, str | tuple[str, ...] | None]
+"""Logical axis -> mesh axes; None replicates."""
+
+RULES: Rules = {
   'batch': ('data', 'fsdp'),
+  'rows': ('data', 'fsdp'),
+  'tokens': 'sequence',
+  'flat': ('data', 'fsdp', 'sequence'),
+  'width': None,
   'vocab': 'model',
   'embed': 'fsdp',
   'heads': 'model',
@@ -22,13 +31,46 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
   'layers': None,
   'norm': None,
 }
-"""Logical axis -> mesh axes; None replicates."""
+"""How arrays are kept between programs; the other tables say what differs.
+
+`batch` are rows of attention and its cache, `rows` those of the residual
+stream, `tokens` and `width` its other axes, `flat` both rows and tokens; the
+rest are axes of parameters.
+"""
+
+LAYOUTS: Mapping[str, Rules] = {
+  # Parameters are gathered over `fsdp` where they are used, a layer at a time.
+  'training': {**RULES, 'embed': None},
+  # The same, once for a whole rollout: nothing but activations is sent for a
+  # token, and a device holds 1/model of all parameters while it lasts.
+  'gathered': {
+    **RULES,
+    'embed': None,
+    'batch': ('data', 'fsdp', 'sequence'),
+    'rows': ('data', 'fsdp', 'sequence'),
+    'tokens': None,
+  },
+  # Parameters stay where they are kept and the residual stream comes to them:
+  # for models of which 1/model does not fit beside the cache.
+  'stationary': {
+    **RULES,
+    'batch': ('data', 'fsdp', 'sequence'),
+    'rows': ('data', 'sequence'),
+    'tokens': None,
+    'width': 'fsdp',
+  },
+}
+"""How arrays are laid out within a program, by what it does with them."""
+
+DECODE_LAYOUTS = ('gathered', 'stationary')
+"""Those of `LAYOUTS` in which tokens are drawn."""
 
 
 def make_mesh(
   *,
   data: int = -1,
   fsdp: int = 1,
+  sequence: int = 1,
   model: int = 1,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
@@ -38,31 +80,33 @@ def make_mesh(
     data: devices along the batch that hold whole replicas; -1 for all that the
       other axes leave.
     fsdp: devices along the batch that also split the parameters.
+    sequence: devices that split the tokens of a row in training.
     model: devices that split heads, feed-forward and vocabulary.
     devices: which devices; default all.
 
   Returns:
-    A mesh with axes `data`, `fsdp`, `model`.
+    A mesh with axes `data`, `fsdp`, `sequence`, `model`.
 
   Raises:
     ValueError: a size is not positive, or they do not multiply to the number
       of devices.
   """
   devices = list(jax.devices() if devices is None else devices)
-  if min(fsdp, model) < 1 or (data < 1 and data != -1):
+  if min(fsdp, sequence, model) < 1 or (data < 1 and data != -1):
     raise ValueError(
-      f'mesh data={data}, fsdp={fsdp}, model={model} has an axis without '
-      'devices; give sizes from 1 on (data=-1 takes the rest).'
+      f'mesh data={data}, fsdp={fsdp}, sequence={sequence}, model={model} has '
+      'an axis without devices; give sizes from 1 on (data=-1 takes the rest).'
     )
+  others = fsdp * sequence * model
   if data == -1:
-    data = max(1, len(devices) // (fsdp * model))
-  if data * fsdp * model != len(devices):
+    data = max(1, len(devices) // others)
+  if data * others != len(devices):
     raise ValueError(
-      f'mesh data={data} x fsdp={fsdp} x model={model} needs '
-      f'{data * fsdp * model} devices but {len(devices)} are there; '
+      f'mesh data={data} x fsdp={fsdp} x sequence={sequence} x model={model} '
+      f'needs {data * others} devices but {len(devices)} are there; '
       'set sizes whose product is the device count (data=-1 takes the rest).'
     )
-  grid = np.asarray(devices).reshape(data, fsdp, model)
+  grid = np.asarray(devices).reshape(data, fsdp, sequence, model)
   return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
@@ -70,22 +114,24 @@ def partition_spec(
   names: Sequence[str | None],
   shape: Sequence[int],
   mesh_shape: Mapping[str, int],
+  rules: Rules = RULES,
 ) -> PartitionSpec:
   """The partition of an array from the names of its axes.
 
-  An axis whose size the mesh axes do not divide is replicated: three key-value
-  heads over two devices have no even split.
+  An axis is divided over as many of its mesh axes, from the first on, as divide
+  its size: three key-value heads over two devices have no even split.
 
   Args:
     names: logical name of each axis, None to replicate it.
     shape: size of each axis.
     mesh_shape: mesh axis -> devices along it.
+    rules: the table; one of `LAYOUTS` within a program.
 
   Returns:
     The `PartitionSpec`.
 
   Raises:
-    KeyError: a name that `RULES` does not have.
+    KeyError: a name that `rules` does not have.
     ValueError: not one name per axis.
   """
   if len(names) != len(shape):
@@ -95,15 +141,30 @@ def partition_spec(
     )
   spec = []
   for name, size in zip(names, shape, strict=True):
-    if name is not None and name not in RULES:
+    if name is not None and name not in rules:
       raise KeyError(
-        f'logical axis {name!r} has no rule; known: {sorted(RULES)}.'
+        f'logical axis {name!r} has no rule; known: {sorted(rules)}.'
       )
-    axes = RULES[name] if name is not None else None
-    axes = (axes,) if isinstance(axes, str) else axes or ()
-    devices = int(np.prod([mesh_shape[a] for a in axes], dtype=np.int64))
-    spec.append(axes if axes and size % devices == 0 else None)
+    axes = rules[name] if name is not None else None
+    spec.append(
+      _dividing(
+        (axes,) if isinstance(axes, str) else axes or (), size, mesh_shape
+      )
+    )
   return PartitionSpec(*spec)
+
+
+def _dividing(
+  axes: Sequence[str], size: int, mesh_shape: Mapping[str, int]
+) -> tuple[str, ...] | None:
+  """The first of `axes` that together divide `size`; None for none."""
+  chosen, devices = [], 1
+  for axis in axes:
+    devices *= mesh_shape.get(axis, 1)
+    if size % devices:
+      break
+    chosen.append(axis)
+  return tuple(chosen) or None
 
 
 def shardings(logical_axes: Any, shapes: Any, mesh: Mesh) -> Any:
@@ -239,7 +300,30 @@ def gathered(arrays: Any, mesh: Mesh) -> Any:
   return jax.device_get(arrays)
 
 
-def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+def tokens_split() -> bool:
+  """Whether the mesh in context divides the tokens of a row."""
+  return jax.sharding.get_abstract_mesh().shape.get('sequence', 1) > 1
+
+
+def parts_of_batch() -> tuple[int, int]:
+  """How many parts the mesh in context makes of rows and of their tokens.
+
+  Returns:
+    The numbers of devices along rows and along tokens; 1 without a mesh.
+  """
+  shape = jax.sharding.get_abstract_mesh().shape
+  along_rows = shape.get('data', 1) * shape.get('fsdp', 1)
+  return along_rows, shape.get('sequence', 1)
+
+
+def _one_device() -> bool:
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.empty or mesh.size == 1
+
+
+def constrain(
+  x: jax.Array, *names: str | None, rules: Rules = RULES
+) -> jax.Array:
   """`x`, asked to be laid out by the names of its axes.
 
   Without a mesh in context (`jax.set_mesh`) it is the identity, so that model
@@ -248,12 +332,106 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   Args:
     x: array inside jit.
     *names: logical name of each of its axes.
+    rules: the table; one of `LAYOUTS`.
 
   Returns:
     The same values.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
+  if _one_device():
     return x
-  spec = partition_spec(names, x.shape, mesh.shape)
+  mesh = jax.sharding.get_abstract_mesh()
+  spec = partition_spec(names, x.shape, mesh.shape, rules)
   return jax.lax.with_sharding_constraint(x, spec)
+
+
+def take_rows(
+  table: jax.Array, rows: jax.Array, *, dtype: Any, rules: Rules
+) -> jax.Array:
+  """Rows of a table whose rows are divided over devices.
+
+  Each device looks up what it has; the gradient is summed in the dtype of the
+  table, and only at last put into its layout.
+
+  Args:
+    table: f[v d] inside jit, laid out by `RULES`.
+    rows: i32[b n], which rows.
+    dtype: of what is returned.
+    rules: the table of layouts; one of `LAYOUTS`.
+
+  Returns:
+    f[b n d].
+  """
+  if _one_device():
+    return _taken(table, rows).astype(dtype)
+  return _take_rows(table, rows, dtype, tuple(rules.items()))
+
+
+def _taken(table: jax.Array, rows: jax.Array) -> jax.Array:
+  return jnp.take(table, rows, axis=0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _take_rows(
+  table: jax.Array, rows: jax.Array, dtype: Any, rules: Any
+) -> jax.Array:
+  layout = dict(rules)
+  narrow = constrain(table.astype(dtype), 'vocab', 'embed', rules=layout)
+  rows = constrain(rows, 'rows', 'tokens', rules=layout)
+  return constrain(
+    _taken(narrow, rows), 'rows', 'tokens', 'width', rules=layout
+  )
+
+
+def _take_rows_forward(
+  table: jax.Array, rows: jax.Array, dtype: Any, rules: Any
+) -> tuple[jax.Array, Any]:
+  return _take_rows(table, rows, dtype, rules), (table, rows)
+
+
+def _take_rows_backward(dtype: Any, rules: Any, saved: Any, slope: Any) -> Any:
+  del dtype
+  (table, rows), layout = saved, dict(rules)
+  rows = constrain(rows, 'rows', 'tokens', rules=layout)
+  slope = constrain(slope, 'rows', 'tokens', 'width', rules=layout)
+  zeros = constrain(jnp.zeros_like(table), 'vocab', 'embed', rules=layout)
+  summed = zeros.at[rows].add(slope.astype(table.dtype), mode='drop')
+  return constrain(summed, 'vocab', 'embed'), None
+
+
+_take_rows.defvjp(_take_rows_forward, _take_rows_backward)
+
+
+def gather(x: jax.Array, *names: str | None, rules: Rules) -> jax.Array:
+  """A parameter in the layout in which it is used.
+
+  Its gradient goes back to the layout in which it is kept as soon as it is
+  there: summed over devices and divided among them in one step.
+
+  Args:
+    x: array inside jit, laid out by `RULES`.
+    *names: logical name of each of its axes.
+    rules: the table; one of `LAYOUTS`.
+
+  Returns:
+    The same values.
+  """
+  if _one_device():
+    return x
+  return _gather(x, names, tuple(rules.items()))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x: jax.Array, names: Any, rules: Any) -> jax.Array:
+  return constrain(x, *names, rules=dict(rules))
+
+
+def _gather_forward(x: jax.Array, names: Any, rules: Any) -> tuple[Any, None]:
+  return _gather(x, names, rules), None
+
+
+def _gather_backward(names: Any, rules: Any, _: None, slope: Any) -> Any:
+  del rules
+  return (constrain(slope, *names),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)

@@ -35,7 +35,7 @@ def _flags(folder, *more, chat_form=True):
     *bind(
       f"CHECKPOINT = '{folder}'",
       "hf_config.from_folder.dtype = 'float32'",
-      'hf_config.from_folder.remat = False',
+      "hf_config.from_folder.remat = 'none'",
       f"TRAIN_FILE = '{folder}/problems.jsonl'",
       'MAX_PROMPT_TOKENS = 256',
       'MAX_ANSWER_TOKENS = 8',

@@ -38,7 +38,7 @@ def _flags(folder, *more):
     *bind(
       f"CHECKPOINT = '{folder}'",
       "hf_config.from_folder.dtype = 'float32'",
-      'hf_config.from_folder.remat = False',
+      "hf_config.from_folder.remat = 'none'",
       f"TRAIN_FILE = '{folder}/problems.jsonl'",
       'MAX_PROMPT_TOKENS = 24',
       'MAX_ANSWER_TOKENS = 8',
@@ -128,7 +128,7 @@ def test_an_export_begins_another_run(trained, tmp_path):
   _, workdir = trained
   output = tmp_path / 'exported'
   commands.run(export, f'--workdir={workdir}', f'--output={output}')
-  config = hf_config.from_folder(folder=output, dtype='float32', remat=False)
+  config = hf_config.from_folder(folder=output, dtype='float32', remat='none')
   like = abstract_params(make_policy(config), tiny.mesh())
   jax.tree.map(
     np.testing.assert_array_equal,

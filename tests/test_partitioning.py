@@ -14,10 +14,11 @@ MESH_SHAPE = {'data': 2, 'fsdp': 2, 'model': 2}
 @pytest.mark.parametrize(
   ('sizes', 'shape'),
   [
-    ({}, (8, 1, 1)),
-    ({'model': 2}, (4, 1, 2)),
-    ({'fsdp': 4, 'model': 2}, (1, 4, 2)),
-    ({'data': 2, 'fsdp': 2, 'model': 2}, (2, 2, 2)),
+    ({}, (8, 1, 1, 1)),
+    ({'model': 2}, (4, 1, 1, 2)),
+    ({'fsdp': 4, 'model': 2}, (1, 4, 1, 2)),
+    ({'data': 2, 'fsdp': 2, 'model': 2}, (2, 2, 1, 2)),
+    ({'sequence': 4}, (2, 1, 4, 1)),
   ],
 )
 def test_data_takes_the_devices_that_the_other_axes_leave(sizes, shape):
@@ -36,7 +37,10 @@ def test_a_mesh_may_use_some_of_the_devices():
 @pytest.mark.parametrize(
   ('sizes', 'sentence'),
   [
-    ({'data': 3}, 'data=3 x fsdp=1 x model=1 needs 3 devices but 8 are there'),
+    (
+      {'data': 3},
+      'data=3 x fsdp=1 x sequence=1 x model=1 needs 3 devices but 8',
+    ),
     ({'fsdp': 3}, 'needs 6 devices but 8 are there; set sizes whose product'),
     ({'model': 16}, 'needs 16 devices but 8 are there'),
     ({'model': 0}, 'model=0 has an axis without devices; give sizes from 1'),
@@ -61,8 +65,9 @@ def test_sizes_that_do_not_fit_the_devices_are_refused(sizes, sentence):
       (16, 3, 8),
       PartitionSpec('fsdp', None, None),
     ),
-    # Two rows over four devices: the size must hold data and fsdp together.
-    (('batch', None), (2, 5), PartitionSpec(None, None)),
+    # Two rows over four devices: divided over the first axis alone.
+    (('batch', None), (2, 5), PartitionSpec(('data',), None)),
+    (('batch', None), (3, 5), PartitionSpec(None, None)),
   ],
 )
 def test_names_become_mesh_axes_where_these_divide(names, shape, spec):

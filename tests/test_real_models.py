@@ -111,7 +111,7 @@ def _flags(folder, data, task, algorithm):
       f"CHECKPOINT = '{folder}'",
       "chat.ChatPrompts.date = '2026-01-01'",
       "hf_config.from_folder.dtype = 'float32'",
-      'hf_config.from_folder.remat = False',
+      "hf_config.from_folder.remat = 'none'",
       'PROMPTS_PER_STEP = 8',
       'MAX_PROMPT_TOKENS = 640',
       'ATTEMPT_TOKENS = 40',

@@ -124,47 +124,60 @@ def _attend_part(
       'give a whole number of rows to each.'
     )
   group, share = batch // rows, heads // kv_heads
-  # [r, kv, share * g * n, k]: one matrix product per row and key-value head.
-  folded = query.reshape(rows, group * length, kv_heads, share, size)
-  folded = folded.transpose(0, 2, 3, 1, 4)
-  folded = folded.reshape(rows, kv_heads, share * group * length, size)
+  # [r, kv, n * g * share, k]: one matrix product per row and key-value head.
+  # Tokens come first, since an axis that is merged into another can be divided
+  # over devices where it is the outer one.
+  folded = query.reshape(rows, group, length, kv_heads, share, size)
+  folded = folded.swapaxes(1, 3)
+  folded = folded.reshape(rows, kv_heads, length * group * share, size)
   logits = jnp.einsum(
     'rvmk,rvsk->rvms', folded, part.keys, preferred_element_type=jnp.float32
   )
   if soft_cap is not None:
     logits = soft_cap * jnp.tanh(logits / soft_cap)
-  seen = _visible(
-    query_positions.reshape(rows, group * length), part.positions, window
-  )
+
+  def per_row(x: Array) -> Array:
+    x = x.reshape(rows, group, length).swapaxes(1, 2)
+    return x.reshape(rows, length * group)
+
+  seen = visible(per_row(query_positions), part.positions, window)
   if segments is not None and part.segments is not None:
-    mine = segments.reshape(rows, group * length)
-    seen &= mine[:, :, None] == part.segments[:, None, :]
-  logits = logits.reshape(rows, kv_heads, share, group * length, -1)
-  logits = jnp.where(seen[:, None, None], logits, _UNSEEN)
+    seen &= per_row(segments)[:, :, None] == part.segments[:, None, :]
+  logits = logits.reshape(rows, kv_heads, length * group, share, -1)
+  logits = jnp.where(seen[:, None, :, None], logits, _UNSEEN)
   top = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
   weights = jnp.exp(logits - top[..., None])
   mix = jnp.einsum(
     'rvms,rvsk->rvmk',
-    weights.reshape(rows, kv_heads, share * group * length, -1).astype(
+    weights.reshape(rows, kv_heads, length * group * share, -1).astype(
       part.values.dtype
     ),
     part.values,
     preferred_element_type=jnp.float32,
-  ).reshape(rows, kv_heads, share, group * length, size)
+  )
 
-  def unfold(x: Array) -> Array:
-    x = jnp.moveaxis(x, 3, 1)
-    return x.reshape(batch, length, heads, *x.shape[4:])
+  def unfold(x: Array, *last: int) -> Array:
+    x = x.reshape(rows, kv_heads, length, group, share, *last).swapaxes(1, 3)
+    return x.reshape(batch, length, heads, *last)
 
-  return unfold(top), unfold(jnp.sum(weights, axis=-1)), unfold(mix)
+  return unfold(top), unfold(jnp.sum(weights, axis=-1)), unfold(mix, size)
 
 
-def _visible(
+def visible(
   query_positions: Int[Array, 'r m'],
   key_positions: Int[Array, 'r s'],
   window: Int[Array, ''] | int | None,
 ) -> Array:
-  """Which slots each query sees, Bool[r m s]."""
+  """Which slots each query sees.
+
+  Args:
+    query_positions: -1 in empty slots.
+    key_positions: likewise.
+    window: number of latest positions seen, the query's own included.
+
+  Returns:
+    Bool[r m s].
+  """
   distance = query_positions[:, :, None] - key_positions[:, None, :]
   seen = (distance >= 0) & (key_positions >= 0)[:, None, :]
   return seen if window is None else seen & (distance < window)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from selfimprove.models.rope import RopeScaling, YarnScaling
+from selfimprove.partitioning import DECODE_LAYOUTS
 
 ACTIVATIONS = ('silu', 'gelu_tanh')
 DTYPES = ('float32', 'bfloat16')
+REMAT = ('none', 'full', 'attention', 'dots', 'offload_dots')
+ATTENTION = ('auto', 'xla', 'splash', 'cudnn')
 _SIZES = (
   'vocab_size',
   'num_layers',
@@ -60,7 +63,17 @@ class TransformerConfig:
     embed_scale: factor on the embeddings (sqrt(embed_dim) in Gemma).
     dtype: of activations and the cache, `float32` or `bfloat16`.
     param_dtype: of stored parameters.
-    remat: recompute each block in the backward pass.
+    remat: what of each block the backward pass recomputes: `none`, or `full`
+      for all; `attention` keeps what kernels of attention mixed, `dots` all
+      products with parameters too, and `offload_dots` has these products in
+      the memory of the host.
+    attention: what computes it where all tokens are read at once: `xla`;
+      `splash`, the kernel for TPUs; `cudnn`, that for NVIDIA GPUs; or `auto`
+      for the platform's own where it applies. Decoding is always by `xla`.
+    decode_layout: how parameters lie over the mesh while tokens are drawn:
+      `gathered` has 1/model of them on each device, in `dtype`, copied there
+      once for a rollout; `stationary` leaves them divided over `fsdp` too and
+      sends activations instead.
     scan_layers: one compiled block for all layers in training; False unrolls
       them, which is a little faster and takes longer to compile with depth.
   """
@@ -92,7 +105,9 @@ class TransformerConfig:
   embed_scale: float = 1.0
   dtype: str = 'float32'
   param_dtype: str = 'float32'
-  remat: bool = False
+  remat: str = 'none'
+  attention: str = 'auto'
+  decode_layout: str = 'gathered'
   scan_layers: bool = True
 
   def __post_init__(self) -> None:
@@ -143,6 +158,9 @@ class TransformerConfig:
       'activation': ACTIVATIONS,
       'dtype': DTYPES,
       'param_dtype': DTYPES,
+      'attention': ATTENTION,
+      'remat': REMAT,
+      'decode_layout': DECODE_LAYOUTS,
     }
     for name, choices in known.items():
       if getattr(self, name) not in choices:

@@ -59,7 +59,7 @@ def from_folder(
   folder: str | os.PathLike[str],
   dtype: str = 'bfloat16',
   param_dtype: str | None = None,
-  remat: bool = True,
+  remat: str = 'full',
 ) -> TransformerConfig:
   """The decoder of a checkpoint.
 
@@ -67,7 +67,7 @@ def from_folder(
     folder: of the checkpoint, or its name on the hub.
     dtype: of activations and the cache.
     param_dtype: of parameters; None for what the checkpoint stores.
-    remat: recompute each block in the backward pass.
+    remat: what the backward pass recomputes, one of `config.REMAT`.
 
   Returns:
     Its shape and options.
@@ -80,6 +80,10 @@ def from_folder(
     read_config(folder), dtype=dtype, param_dtype=param_dtype
   )
   return dataclasses.replace(config, remat=remat)
+
+
+# How a model is computed, which is not what it computes.
+_HOW = ('remat', 'attention', 'decode_layout', 'scan_layers')
 
 
 def check_same(
@@ -100,7 +104,7 @@ def check_same(
     folder=folder, dtype=model.dtype, param_dtype=model.param_dtype
   )
   for field in dataclasses.fields(model):
-    if field.name in ('remat', 'scan_layers'):
+    if field.name in _HOW:
       continue
     one, other = getattr(theirs, field.name), getattr(model, field.name)
     if one != other:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from selfimprove import partitioning
 from selfimprove.models.attention import KeyValue, attend, rotate
+from selfimprove.models.attention_kernels import attend_whole, choose
 from selfimprove.models.config import TransformerConfig
+from selfimprove.models.remat import kept
 
 DOWN, UP = 'lora_a', 'lora_b'
 """What stands beside a kernel that has a low-rank side path (`models.lora`)."""
@@ -73,6 +76,7 @@ class Projection(nn.Module):
   names: tuple[str, ...]
   inputs: int = 1
   use_bias: bool = False
+  layout: str = 'training'
 
   @nn.compact
   def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
@@ -81,10 +85,14 @@ class Projection(nn.Module):
     init = _kernel(self.names, range(self.inputs))
     kernel: Any = self.param('kernel', init, self.shape, stored)
     outer, fan_in = x.shape[: x.ndim - self.inputs], self.shape[: self.inputs]
+    rules = partitioning.LAYOUTS[self.layout]
+    kernel = partitioning.gather(kernel.astype(dtype), *self.names, rules=rules)
     # As matrices: with more axes the CPU compiler copies both operands of the
-    # kernel's gradient into transposed form first.
-    flat = x.reshape(-1, math.prod(fan_in))
-    out = flat @ kernel.astype(dtype).reshape(flat.shape[1], -1)
+    # kernel's gradient into transposed form first. Rows and tokens are one axis
+    # then, which cannot be divided over devices along both.
+    lead = outer if partitioning.tokens_split() else (-1,)
+    flat = x.reshape(*lead, math.prod(fan_in))
+    out = flat @ kernel.reshape(flat.shape[-1], -1)
     if self.has_variable('params', DOWN):
       out = out + self._side_path(flat)
     out = out.reshape(*outer, *self.shape[self.inputs :])
@@ -95,7 +103,7 @@ class Projection(nn.Module):
       out = out + bias.astype(dtype)[(None,) * (out.ndim - bias.ndim)]
     return out
 
-  def _side_path(self, flat: Float[Array, 'n i']) -> Float[Array, 'n o']:
+  def _side_path(self, flat: Float[Array, '... i']) -> Float[Array, '... o']:
     down: Any = self.get_variable('params', DOWN)
     up: Any = self.get_variable('params', UP)
     rank = down.shape[-1]
@@ -107,6 +115,7 @@ class Attention(nn.Module):
   """Grouped-query attention over cached parts and over its own tokens."""
 
   config: TransformerConfig
+  layout: str = 'training'
 
   @nn.compact
   def __call__(
@@ -129,16 +138,36 @@ class Attention(nn.Module):
     if config.qk_norm:
       query = RMSNorm(config, 'head_size', name='query_norm')(query)
       keys = RMSNorm(config, 'head_size', name='key_norm')(keys)
+    constrain = functools.partial(
+      partitioning.constrain, rules=partitioning.LAYOUTS[self.layout]
+    )
     scale = config.scale_of_queries()
     query = rotate(query, positions, frequencies) * scale
+    query = constrain(query, 'batch', 'tokens', 'heads', None)
+    # Queries stay divided along the tokens, and see all keys.
+    keys = constrain(
+      rotate(keys, positions, frequencies), 'batch', None, 'kv_heads', None
+    )
+    values = constrain(values, 'batch', None, 'kv_heads', None)
     fresh = KeyValue(
-      keys=rotate(keys, positions, frequencies).transpose(0, 2, 1, 3),
+      keys=keys.transpose(0, 2, 1, 3),
       values=values.transpose(0, 2, 1, 3),
       positions=positions,
       segments=segments,
     )
+    implementation = choose(
+      config.attention,
+      whole=own is None,
+      window=window is not None,
+      packed=segments is not None,
+      soft_cap=config.attention_soft_cap is not None,
+      dtype=config.dtype,
+    )
+    by = attend
+    if implementation != 'xla':
+      by = functools.partial(attend_whole, implementation=implementation)
     own = fresh if own is None else _append(own, fresh, index)
-    mixed = attend(
+    mixed = by(
       query,
       positions,
       (*shared, own),
@@ -148,8 +177,15 @@ class Attention(nn.Module):
     )
     names = ('heads', 'head_size', 'embed')
     shape = (config.num_heads, k, d)
+    mixed = kept(constrain(mixed, 'batch', 'tokens', 'heads', None))
     out = Projection(
-      config, shape, names, inputs=2, use_bias=config.out_bias, name='out'
+      config,
+      shape,
+      names,
+      inputs=2,
+      use_bias=config.out_bias,
+      layout=self.layout,
+      name='out',
     )
     return out(mixed), own
 
@@ -160,6 +196,7 @@ class Attention(nn.Module):
       (config.embed_dim, heads, config.head_dim),
       ('embed', axis, 'head_size'),
       use_bias=config.qkv_bias,
+      layout=self.layout,
       name=name,
     )
 
@@ -180,6 +217,7 @@ class FeedForward(nn.Module):
   """The gated layer act(x W_gate) * (x W_up) W_down (arXiv 2002.05202)."""
 
   config: TransformerConfig
+  layout: str = 'training'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
@@ -187,16 +225,18 @@ class FeedForward(nn.Module):
     config = self.config
     d, f = config.embed_dim, config.mlp_dim
     into, out_of = ('embed', 'mlp'), ('mlp', 'embed')
-    gate = Projection(config, (d, f), into, name='gate')(x)
-    up = Projection(config, (d, f), into, name='up')(x)
+    linear = functools.partial(Projection, config, layout=self.layout)
+    gate = linear((d, f), into, name='gate')(x)
+    up = linear((d, f), into, name='up')(x)
     hidden = _ACTIVATIONS[config.activation](gate) * up
-    return Projection(config, (f, d), out_of, name='down')(hidden)
+    return linear((f, d), out_of, name='down')(hidden)
 
 
 class Block(nn.Module):
   """Attention and feed-forward, each with a residual connection."""
 
   config: TransformerConfig
+  layout: str = 'training'
 
   @nn.compact
   def __call__(
@@ -212,16 +252,19 @@ class Block(nn.Module):
   ) -> tuple[Float[Array, 'b n d'], KeyValue]:
     """Returns the residual stream behind the block, and its own cache."""
     config = self.config
-    x = partitioning.constrain(x, 'batch', None, None)
+    rules = partitioning.LAYOUTS[self.layout]
+    residual = ('rows', 'tokens', 'width')
+    x = partitioning.constrain(x, *residual, rules=rules)
     normed = RMSNorm(config, name='pre_attention_norm')(x)
-    mixed, own = Attention(config, name='attention')(
+    mixed, own = Attention(config, self.layout, name='attention')(
       normed, positions, frequencies, window, shared, own, index, segments
     )
     if config.post_norms:
       mixed = RMSNorm(config, name='post_attention_norm')(mixed)
-    x = x + mixed
+    x = partitioning.constrain(x + mixed, *residual, rules=rules)
     hidden = RMSNorm(config, name='pre_mlp_norm')(x)
-    hidden = FeedForward(config, name='mlp')(hidden)
+    hidden = FeedForward(config, self.layout, name='mlp')(hidden)
     if config.post_norms:
       hidden = RMSNorm(config, name='post_mlp_norm')(hidden)
-    return x + hidden, own
+    x = partitioning.constrain(x + hidden, *residual, rules=rules)
+    return x, own

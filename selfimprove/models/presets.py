@@ -196,7 +196,7 @@ def published(
   name: str,
   dtype: str = 'bfloat16',
   param_dtype: str = 'float32',
-  remat: bool = True,
+  remat: str = 'full',
 ) -> TransformerConfig:
   """The decoder of a published checkpoint.
 
@@ -204,7 +204,7 @@ def published(
     name: one of `NAMES`.
     dtype: of activations and the cache.
     param_dtype: of parameters.
-    remat: recompute each block in the backward pass.
+    remat: what the backward pass recomputes, one of `config.REMAT`.
 
   Returns:
     Its shape and options.

@@ -16,6 +16,7 @@ from selfimprove.models.attention import KeyValue
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.layers import Block, RMSNorm
 from selfimprove.models.lora import merge
+from selfimprove.models.remat import recomputed
 from selfimprove.types import Params, Policy
 
 
@@ -101,9 +102,8 @@ def _logical_axes(config: TransformerConfig) -> Any:
   )
   is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
   axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=is_box)
-  is_names = lambda x: isinstance(x, tuple)  # noqa: E731
   axes['layers'] = jax.tree.map(
-    lambda names: ('layers', *names), axes['layers'], is_leaf=is_names
+    lambda names: ('layers', *names), axes['layers'], is_leaf=_is_names
   )
   return axes
 
@@ -123,33 +123,46 @@ def _apply(
       'A cache that is appended to does not know about segments; fork it with '
       'slots=0 to read packed rows.'
     )
+  layout = _layout_of(config, params)
   if not config.scan_layers:
     params = _unstack_params(config, params)
-  table = params['embedder']['table']
-  x = jnp.take(table, tokens, axis=0).astype(jnp.dtype(config.dtype))
+  x = partitioning.take_rows(
+    params['embedder']['table'],
+    tokens,
+    dtype=jnp.dtype(config.dtype),
+    rules=partitioning.LAYOUTS[layout],
+  )
   x = x * jnp.asarray(config.embed_scale, x.dtype)
   parts = (params['layers'], cache.own, *cache.shared)
   run = _run_loop if any(isinstance(p, tuple) for p in parts) else _run_scan
-  x, own = run(config, params['layers'], x, positions, cache, segments)
+  block = _run_block(config, layout)
+  x, own = run(config, block, params['layers'], x, positions, cache, segments)
   norm: Any = RMSNorm(config).apply
   x = norm({'params': params['final_norm']}, x)
   index = cache.index + tokens.shape[1]
   return x, Cache(shared=cache.shared, own=own, index=index)
 
 
+def _layout_of(config: TransformerConfig, params: Params) -> str:
+  """Which of `partitioning.LAYOUTS` the parameters are in, by their form."""
+  in_decode_layout = isinstance(params['layers'], tuple)
+  return config.decode_layout if in_decode_layout else 'training'
+
+
 def _run_block(
-  config: TransformerConfig,
+  config: TransformerConfig, layout: str
 ) -> Callable[..., tuple[Array, KeyValue]]:
   """The function of one layer: (params, x, positions, ...) -> x, cache."""
 
   def run(params: Params, *inputs: Any) -> Any:
-    return Block(config).apply({'params': params}, *inputs)
+    return Block(config, layout).apply({'params': params}, *inputs)
 
-  return jax.checkpoint(run) if config.remat else run
+  return recomputed(run, config.remat)
 
 
 def _run_scan(
   config: TransformerConfig,
+  run: Callable[..., Any],
   layers: Any,
   x: Array,
   positions: Array,
@@ -157,7 +170,6 @@ def _run_scan(
   segments: Array | None,
 ) -> tuple[Array, Any]:
   """All layers as one scan over the stacked parameters."""
-  run = _run_block(config)
 
   def step(x: Array, layer: Any) -> tuple[Array, KeyValue]:
     params, frequencies, window, shared, own = layer
@@ -180,6 +192,7 @@ def _run_scan(
 
 def _run_loop(
   config: TransformerConfig,
+  run: Callable[..., Any],
   layers: Any,
   x: Array,
   positions: Array,
@@ -187,8 +200,8 @@ def _run_loop(
   segments: Array | None,
 ) -> tuple[Array, Any]:
   """All layers one after the other: no slicing of stacked arrays per call."""
-  run, frequencies = _run_block(config), _frequencies(config)
-  windows, own = _windows(config), []
+  frequencies, windows = _frequencies(config), _windows(config)
+  own = []
   for i in range(config.num_layers):
     shared = tuple(_layer(part, i) for part in cache.shared)
     x, own_i = run(
@@ -234,15 +247,19 @@ def _unembed(
   config: TransformerConfig, params: Params, hidden: Float[Array, '... d']
 ) -> Float[Array, '... v']:
   if config.tied_embeddings:
-    kernel, axis = params['embedder']['table'], 1
+    kernel, names = params['embedder']['table'], ('vocab', 'embed')
   else:
-    kernel, axis = params['head']['kernel'], 0
+    kernel, names = params['head']['kernel'], ('embed', 'vocab')
+  rules = partitioning.LAYOUTS[_layout_of(config, params)]
+  kernel = partitioning.gather(kernel.astype(hidden.dtype), *names, rules=rules)
   logits = jax.lax.dot_general(
     hidden,
-    kernel.astype(hidden.dtype),
-    (((hidden.ndim - 1,), (axis,)), ((), ())),
+    kernel,
+    (((hidden.ndim - 1,), (names.index('embed'),)), ((), ())),
     preferred_element_type=jnp.float32,
   )
+  if logits.ndim == 2:
+    logits = partitioning.constrain(logits, 'flat', 'vocab', rules=rules)
   if config.final_soft_cap is not None:
     logits = config.final_soft_cap * jnp.tanh(logits / config.final_soft_cap)
   return logits
@@ -257,9 +274,28 @@ def _decode_params(config: TransformerConfig, params: Params) -> Params:
   """Parameters of one tree per layer, without side paths.
 
   A layer is copied out of its stack anyway, so that adding the side path to it
-  costs no memory, and many small calls have less to do.
+  costs no memory, and many small calls have less to do. What layers multiply
+  with is in their dtype from here on, and where they read it.
   """
-  return merge(_unstack_params(config, params), dtype=config.dtype)
+  merged = merge(_unstack_params(config, params), dtype=config.dtype)
+  axes = _logical_axes(config)
+  of_layer = jax.tree.map(
+    lambda names: names[1:], axes['layers'], is_leaf=_is_names
+  )
+  axes = {**axes, 'layers': (of_layer,) * config.num_layers}
+  rules = partitioning.LAYOUTS[config.decode_layout]
+
+  def place(path: Any, names: tuple[str, ...], x: Array) -> Array:
+    if path[-1].key != 'scale':  # Norms are computed in f32.
+      x = x.astype(jnp.dtype(config.dtype))
+    return partitioning.constrain(x, *names, rules=rules)
+
+  return jax.tree.map_with_path(place, axes, merged, is_leaf=_is_names)
+
+
+def _is_names(x: Any) -> bool:
+  """Whether it is the names of an array's axes, not a tuple of layers."""
+  return isinstance(x, tuple) and not any(isinstance(n, dict) for n in x)
 
 
 def _unstack(tree: Any, length: int) -> tuple[Any, ...]:
@@ -295,11 +331,14 @@ def _fork(
 def _empty(config: TransformerConfig, rows: int, slots: int) -> KeyValue:
   """Room for `slots` tokens of `rows` rows in one layer."""
   shape = (rows, config.num_kv_heads, slots, config.head_dim)
+  rules = partitioning.LAYOUTS[config.decode_layout]
   zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
-  zeros = partitioning.constrain(zeros, 'batch', 'kv_heads', None, None)
+  zeros = partitioning.constrain(
+    zeros, 'batch', 'kv_heads', None, None, rules=rules
+  )
   positions = jnp.full((rows, slots), -1, jnp.int32)
   return KeyValue(
     keys=zeros,
     values=zeros,
-    positions=partitioning.constrain(positions, 'batch', None),
+    positions=partitioning.constrain(positions, 'batch', None, rules=rules),
   )

@@ -65,7 +65,11 @@ def entropy(logits: Float[Array, 'n v']) -> Float[Array, 'n']:
 
 
 def chunked_map(
-  fn: Callable[[PyTree], PyTree], inputs: PyTree, *, chunk_size: int
+  fn: Callable[[PyTree], PyTree],
+  inputs: PyTree,
+  *,
+  chunk_size: int,
+  parts: int = 1,
 ) -> PyTree:
   """Outputs of `fn`, computed and differentiated a few rows at a time.
 
@@ -76,13 +80,17 @@ def chunked_map(
 
   A chunk takes rows that are evenly spread over the batch, not neighbours: if
   rows are sharded over devices, every chunk then is, and none has to move.
+  That holds for any number of rows if `parts` says over how many devices.
 
   Args:
     fn: maps a pytree of [c, ...] arrays to a pytree of [c, ...] arrays, each
       row by itself, for any c.
     inputs: pytree of [n, ...] arrays.
-    chunk_size: most rows of a chunk, at least 1; n or more makes one chunk
-      without a loop. The n rows are cut into chunks of equal size.
+    chunk_size: most rows of a chunk in each part, at least 1; n or more makes
+      one chunk without a loop. The n rows are cut into chunks of equal size.
+    parts: equal runs of neighbouring rows, such as those that are on different
+      devices, of each of which every chunk has equally many; those that do not
+      divide n count as one.
 
   Returns:
     What `fn(inputs)` returns: a pytree of [n, ...] arrays.
@@ -102,13 +110,14 @@ def chunked_map(
       f'chunk_size is {chunk_size}: a chunk has at least one row; pass a '
       'positive number, 512 for instance.'
     )
-  if chunk_size >= rows:
+  parts = 1 if rows % parts else parts
+  if chunk_size >= rows // parts:
     return jax.checkpoint(fn)(inputs)
-  steps = -(-rows // chunk_size)
-  chunks = jax.tree.map(lambda x: _split(x, steps), inputs)
+  steps = -(-rows // parts // chunk_size)
+  chunks = jax.tree.map(lambda x: _split(x, steps, parts), inputs)
   # Inside a loop nothing can merge the recomputation with the first pass.
   outputs = jax.lax.map(jax.checkpoint(fn, prevent_cse=False), chunks)
-  return jax.tree.map(lambda y: _join(y)[:rows], outputs)
+  return jax.tree.map(lambda y: _join(y, rows, parts), outputs)
 
 
 def _at_least_float32(x: Float[Array, '...']) -> Float[Array, '...']:
@@ -125,19 +134,25 @@ def _row_count(inputs: PyTree) -> int:
   return lengths[0]
 
 
-def _split(x: Array, steps: int) -> Array:
-  """Returns [steps, c, ...]; the last row fills up what is missing.
+def _split(x: Array, steps: int, parts: int) -> Array:
+  """Returns [steps, parts * c, ...]; a part's last row fills what is missing.
 
   A real row rather than zeros: `fn` need not be differentiable at zero.
   """
-  size = -(-x.shape[0] // steps)
-  missing = size * steps - x.shape[0]
+  rows = x.shape[0] // parts
+  size = -(-rows // steps)
+  x = x.reshape(parts, rows, *x.shape[1:])
+  missing = size * steps - rows
   if missing:
-    widths = [(0, missing)] + [(0, 0)] * (x.ndim - 1)
+    widths = [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)
     x = jnp.pad(x, widths, mode='edge')
-  return x.reshape(size, steps, *x.shape[1:]).swapaxes(0, 1)
+  x = jnp.moveaxis(x.reshape(parts, size, steps, *x.shape[2:]), 2, 0)
+  return x.reshape(steps, parts * size, *x.shape[3:])
 
 
-def _join(y: Array) -> Array:
-  steps, size = y.shape[:2]
-  return y.swapaxes(0, 1).reshape(steps * size, *y.shape[2:])
+def _join(y: Array, rows: int, parts: int) -> Array:
+  """Undoes `_split`."""
+  steps, size = y.shape[0], y.shape[1] // parts
+  y = jnp.moveaxis(y.reshape(steps, parts, size, *y.shape[2:]), 0, 2)
+  y = y.reshape(parts, size * steps, *y.shape[3:])
+  return y[:, : rows // parts].reshape(rows, *y.shape[2:])

@@ -149,4 +149,4 @@ def advice(memory: Memory, chip: Chip, *, samples: bool = False) -> str:
       f'{said}divide the cache by {factor}: more chips along fsdp, or a '
       f'{factor}-th of prompts_per_step, group_size or max_new_tokens.'
     )
-  return f'{said}multiply microbatches by {factor}, and turn on remat.'
+  return f'{said}multiply microbatches by {factor}, and set remat to full.'

@@ -96,7 +96,7 @@ def candidates(experiment: Experiment, chips: int) -> Iterator[Experiment]:
       continue
     shards = chips // width
     for fsdp in _divisors(shards):
-      for parts, remat in itertools.product((1, 2, 4, 8, 16), (True, False)):
+      for parts, remat in itertools.product((1, 2, 4, 8, 16), ('full', 'none')):
         stages = _with_parts(experiment, parts, shards)
         if stages is not None:
           yield dataclasses.replace(
@@ -184,7 +184,7 @@ def _peak(program: _Case, model: Any) -> float:
   shards = partitioning.row_shards(mesh)
   tokens = rollout.tokens.size / parts / shards
   width = 2.0 * model.embed_dim
-  if not model.remat:
+  if model.remat == 'none':
     heads = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
     width = (
       8.0 * model.embed_dim
@@ -197,7 +197,9 @@ def _seconds(program: _Case, model: Any, chip: Chip) -> float:
   """Compute of the update, and the traffic of weights and activations."""
   mesh, stage, rollout = program.mesh, program.stage, program.rollout
   asked = work.of_stage(model, stage, rollout)['update']
-  compute = asked * (4 / 3 if model.remat else 1) / mesh.size / chip.flops
+  compute = (
+    asked * (1 if model.remat == 'none' else 4 / 3) / mesh.size / chip.flops
+  )
   passes = stage.minibatches * stage.microbatches * stage.epochs
   weights = 2.0 * sum(
     leaf.size for leaf in jax.tree.leaves(program.state.params)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -125,6 +127,60 @@ def adam(
       mask=decay_mask,
     ),
   )
+
+
+class InFloat32(NamedTuple):
+  """The state of `in_float32`.
+
+  Attributes:
+    master: the parameters in f32.
+    inner: the state of the optimizer that updates them.
+  """
+
+  master: Any
+  inner: Any
+
+
+def in_float32(
+  *, optimizer: optax.GradientTransformation
+) -> optax.GradientTransformation:
+  """An optimizer for parameters that are stored in bfloat16.
+
+  It steps from parameters that it keeps in f32, where small steps are not
+  lost; what is stored is these, rounded. Its moments are in f32 too.
+
+      m ← m + step(∇, m),  θ = bf16(m)
+
+  Args:
+    optimizer: what steps, such as `adam`.
+
+  Returns:
+    The Optax transformation; its state holds the parameters in f32.
+
+  Source: arXiv 1710.03740, section 3.1.
+  """
+
+  def widen(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+  def init(params: Any) -> InFloat32:
+    master = widen(params)
+    return InFloat32(master=master, inner=optimizer.init(master))
+
+  def update(updates: Any, state: Any, params: Any = None) -> Any:
+    grads = widen(updates)
+    steps, inner = optimizer.update(grads, state.inner, state.master)
+    master: Any = optax.apply_updates(state.master, steps)
+
+    def change(new: jax.Array, old: jax.Array) -> jax.Array:
+      # Of what is stored, so that adding it gives the rounded value exactly.
+      rounded = new.astype(old.dtype).astype(jnp.float32)
+      return rounded - old.astype(jnp.float32)
+
+    changes = jax.tree.map(change, master, params)
+    return changes, InFloat32(master=master, inner=inner)
+
+  return optax.GradientTransformation(init, update)
 
 
 def _check_rate(peak: float, warmup_steps: int) -> None:

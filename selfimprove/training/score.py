@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from selfimprove import partitioning
 from selfimprove.ops import divergences, logprobs
 from selfimprove.training import packing
 from selfimprove.types import Critic, Params, Policy, Rollout, Scores
 
 CHUNK_SIZE = 1024
-"""Rows whose logits exist at one time; bounds memory, changes no result."""
+"""Tokens whose logits exist at one time on each part of the mesh that has rows
+of its own; bounds memory, changes no result."""
 
 
 def score(
@@ -41,7 +44,8 @@ def score(
     needs: streams to compute; of them `entropy` and `exact_kl` concern this
       function, the others are left to others.
     ref_params: the reference of `exact_kl`; no gradient reaches it.
-    chunk_size: tokens whose logits exist at one time.
+    chunk_size: tokens whose logits exist at one time, on each part of the mesh
+      that has rows of its own.
     packed_rows: rows into which the samples of a group are packed while the
       networks read them; 0 for a row each.
 
@@ -168,16 +172,26 @@ def predictors(
   if rollout.tokens.shape[1] - start == 1:
     return first
   # The last token predicts nothing, so it is not read.
+  read = rollout.tokens.shape[1] - start - 1
   hidden = packing.read(
     policy,
     params,
     cache,
-    rollout.tokens[:, start:-1],
-    rollout.positions[:, start:-1],
+    _divisible(rollout.tokens[:, start:-1], 0),
+    _divisible(rollout.positions[:, start:-1], -1),
     group_size=group,
     rows=packed_rows,
   )
-  return jnp.concatenate([first, hidden], axis=1)
+  return jnp.concatenate([first, hidden[:, :read]], axis=1)
+
+
+def _divisible(x: Int[Array, 'b n'], blank: int) -> Int[Array, 'b m']:
+  """`x` with as many empty slots as devices along the tokens ask for."""
+  _, columns = partitioning.parts_of_batch()
+  missing = -x.shape[1] % columns
+  if not missing:
+    return x
+  return jnp.pad(x, ((0, 0), (0, missing)), constant_values=blank)
 
 
 def _over_tokens(
@@ -189,9 +203,42 @@ def _over_tokens(
   """`measure` of every token behind the prompt, chunk by chunk."""
   targets = rollout.tokens[:, rollout.prompt_slots :]
   rows, slots = targets.shape
-  flat = {k: h.reshape(rows * slots, -1) for k, h in hidden.items()}
-  flat['targets'] = targets.reshape(-1)
-  flat['temperature'] = jnp.repeat(rollout.temperature, slots)
-  out = logprobs.chunked_map(measure, flat, chunk_size=chunk_size)
+  parts = partitioning.parts_of_batch()
+  temperature = jnp.repeat(rollout.temperature[:, None], slots, axis=1)
+  inputs = {**hidden, 'targets': targets, 'temperature': temperature}
+  flat = {name: _by_part(x, parts) for name, x in inputs.items()}
+  out = logprobs.chunked_map(
+    measure, flat, chunk_size=chunk_size, parts=math.prod(parts)
+  )
   pad = ((0, 0), (rollout.prompt_slots, 0))
-  return {k: jnp.pad(x.reshape(rows, slots), pad) for k, x in out.items()}
+  return {
+    k: jnp.pad(_by_row(x, parts, rows, slots), pad) for k, x in out.items()
+  }
+
+
+def _by_part(x: Array, parts: tuple[int, int]) -> Array:
+  """[b c ...] as [n ...], in which each part's tokens are neighbours.
+
+  A part is the rows and slots that are on the same devices.
+  """
+  rows, columns = parts
+  missing = -x.shape[1] % columns
+  if missing:
+    x = jnp.pad(
+      x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2), mode='edge'
+    )
+  rest, slots = x.shape[2:], x.shape[1]
+  if columns > 1 and x.shape[0] % rows == 0:
+    x = x.reshape(rows, -1, columns, slots // columns, *rest).swapaxes(1, 2)
+  return partitioning.constrain(
+    x.reshape(-1, *rest), 'flat', *(None for _ in rest)
+  )
+
+
+def _by_row(x: Array, parts: tuple[int, int], rows: int, slots: int) -> Array:
+  """Undoes `_by_part` of a [b c] array."""
+  above, columns = parts
+  wide = slots + -slots % columns
+  if columns > 1 and rows % above == 0:
+    x = x.reshape(above, columns, rows // above, -1).swapaxes(1, 2)
+  return x.reshape(rows, wide)[:, :slots]

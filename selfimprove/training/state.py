@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +24,81 @@ class Models(NamedTuple):
     policy: the language model.
     critic: the value function or reward model; None if no stage needs one.
     adapters: what is trained of the policy; None if that is all of it.
+    offload: what is kept in the memory of the host between uses, of
+      `OFFLOADED`.
   """
 
   policy: Policy
   critic: Critic | None = None
   adapters: Adapters | None = None
+  offload: tuple[str, ...] = ()
+
+
+OFFLOADED = ('optimizer', 'reference')
+"""What may be in the memory of the host: the states of optimizers, and the
+parameters of the reference policy."""
+
+
+def check_offload(offload: Sequence[str]) -> tuple[str, ...]:
+  """What is kept in the memory of the host.
+
+  Args:
+    offload: names.
+
+  Returns:
+    The names.
+
+  Raises:
+    ValueError: one is not of `OFFLOADED`.
+  """
+  for name in offload:
+    if name not in OFFLOADED:
+      raise ValueError(
+        f'offload has {name!r}; give some of {", ".join(OFFLOADED)}, as in '
+        "('optimizer',)."
+      )
+  return tuple(offload)
+
+
+def fetched(models: Models, name: str, tree: Any) -> Any:
+  """Arrays that may be kept in the memory of the host, ready to compute with.
+
+  Args:
+    models: say what is kept there.
+    name: of `OFFLOADED`, what the arrays are.
+    tree: of arrays.
+
+  Returns:
+    The same arrays on the devices.
+  """
+  return _moved(models, name, tree, jax.memory.Space.Device)
+
+
+def put_away(models: Models, name: str, tree: Any) -> Any:
+  """Arrays where they are kept between uses: undoes `fetched`.
+
+  Args:
+    models: say what is kept in the memory of the host.
+    name: of `OFFLOADED`, what the arrays are.
+    tree: of arrays.
+
+  Returns:
+    The same arrays.
+  """
+  return _moved(models, name, tree, jax.memory.Space.Host)
+
+
+def _moved(models: Models, name: str, tree: Any, space: Any) -> Any:
+  if name not in models.offload:
+    return tree
+  return jax.tree.map(
+    lambda x: jax.device_put(x, space) if _is_large(x) else x, tree
+  )
+
+
+def _is_large(x: Any) -> bool:
+  """Whether an array is worth moving; counters stay where they are."""
+  return x.ndim > 0
 
 
 class Optimizers(NamedTuple):
@@ -164,7 +235,8 @@ def reference_params(models: Models, state: TrainState) -> Params:
     Parameters for the functions of `models.policy`; with adapters their base
     itself, if no stage has taken another.
   """
-  return joined(models, state.frozen, state.ref_params)
+  ref_params = fetched(models, 'reference', state.ref_params)
+  return joined(models, state.frozen, ref_params)
 
 
 def init_optimizer(
@@ -261,6 +333,7 @@ def abstract_state(
       optimizers.critic, shapes.critic_opt_state, of_critic, whole
     ),
   )
+  shardings = _in_host_memory(models, shapes, shardings)
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
@@ -268,6 +341,30 @@ def abstract_state(
     shapes,
     shardings,
   )
+
+
+def _in_host_memory(
+  models: Models, shapes: TrainState, shardings: TrainState
+) -> TrainState:
+  """`shardings`, with what is offloaded in the memory of the host."""
+  fields = {
+    'optimizer': ('opt_state', 'critic_opt_state'),
+    'reference': ('ref_params',),
+  }
+
+  def hosted(leaf: Any, sharding: Any) -> Any:
+    if not _is_large(leaf):
+      return sharding
+    return sharding.with_memory_kind('pinned_host')
+
+  changed = {
+    field: jax.tree.map(
+      hosted, getattr(shapes, field), getattr(shardings, field)
+    )
+    for name in models.offload
+    for field in fields[name]
+  }
+  return dataclasses.replace(shardings, **changed)
 
 
 def _like_params(

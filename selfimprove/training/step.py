@@ -19,7 +19,9 @@ from selfimprove.training.state import (
   Models,
   Optimizers,
   TrainState,
+  fetched,
   policy_params,
+  put_away,
   reference_params,
   stream_key,
 )
@@ -328,11 +330,12 @@ def _update(
   metrics, changes = dict(losses), dict[str, Any]()
   if optimizers.policy is not None:
     changes['params'], changes['opt_state'] = _stepped(
-      optimizers.policy, grads['policy'], state.opt_state, state.params
+      models, optimizers.policy, grads['policy'], state.opt_state, state.params
     )
     metrics['grad/norm'] = optax.tree.norm(grads['policy'])
   if optimizers.critic is not None:
     changes['critic_params'], changes['critic_opt_state'] = _stepped(
+      models,
       optimizers.critic,
       grads['critic'],
       state.critic_opt_state,
@@ -355,11 +358,14 @@ def _packed(rollout: Rollout, plan: Plan) -> Array:
 
 
 def _stepped(
+  models: Models,
   optimizer: optax.GradientTransformation,
   grads: Params,
   opt_state: Any,
   params: Params,
 ) -> tuple[Params, Any]:
   """Parameters and optimizer state after one step."""
+  opt_state = fetched(models, 'optimizer', opt_state)
   updates, opt_state = optimizer.update(grads, opt_state, params)
-  return optax.apply_updates(params, updates), opt_state
+  params = optax.apply_updates(params, updates)
+  return params, put_away(models, 'optimizer', opt_state)

@@ -161,7 +161,7 @@ def test_an_index_that_leaves_its_folder_is_refused(llama, at):
 
 def test_a_model_of_another_config_is_named_by_its_field(llama):
   model = hf_config.from_folder(folder=llama)
-  other = dataclasses.replace(model, remat=False, dtype='float32')
+  other = dataclasses.replace(model, remat='none', dtype='float32')
   hf_config.check_same(llama, other)
   other = dataclasses.replace(other, rope_theta=1.0)
   with pytest.raises(ValueError, match=r'rope_theta=500.0, the model'):

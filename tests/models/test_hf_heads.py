@@ -81,7 +81,7 @@ def _rollout(policy, params):
 )
 def test_a_classifier_scores_attempts_as_its_library_does(family, tmp_path):
   theirs = _classifier(tmp_path, *FAMILIES[family][:2])
-  config = hf_config.from_folder(folder=tmp_path, dtype='float32', remat=False)
+  config = hf_config.from_folder(folder=tmp_path, dtype='float32', remat='none')
   policy = make_policy(config)
   rollout, prompts = _rollout(policy, policy.init(jax.random.key(0)))
   reward = learned_from.outcome_reward(workdir=str(tmp_path), model=config)
@@ -188,7 +188,7 @@ def with_images(tmp_path_factory):
 
 
 def _logits_of_ours(folder, tokens):
-  config = hf_config.from_folder(folder=folder, dtype='float32', remat=False)
+  config = hf_config.from_folder(folder=folder, dtype='float32', remat='none')
   policy = make_policy(config)
   params = hf.load(folder, config, like=abstract_params(policy, tiny.mesh()))
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)

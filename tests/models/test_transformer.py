@@ -185,7 +185,7 @@ def assert_close(got, want, atol):
 def test_rematerialisation_changes_neither_loss_nor_gradient(
   params, rows, slopes
 ):
-  policy = make_policy(dataclasses.replace(CONFIG, remat=True))
+  policy = make_policy(dataclasses.replace(CONFIG, remat='full'))
   weight = jnp.ones(PROMPTS * GROUP)
   got = loss_and_gradient(policy, params, rows, weight)
   assert_close(got, slopes, 1e-4)
@@ -255,29 +255,35 @@ def test_final_soft_cap_bounds_the_logits(params):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('layout', ['gathered', 'stationary'])
 @pytest.mark.parametrize(
   'sizes',
-  [{'data': 4, 'model': 2}, {'data': 2, 'fsdp': 2, 'model': 2}],
-  ids=['4x2', '2x2x2'],
+  [
+    {'data': 4, 'model': 2},
+    {'data': 2, 'fsdp': 2, 'model': 2},
+    {'fsdp': 2, 'sequence': 2, 'model': 2},
+  ],
+  ids=['4x2', '2x2x2', 'sequence'],
 )
 def test_a_sharded_forward_pass_equals_that_of_one_device(
-  sizes, params, rows, expected
+  sizes, layout, params, rows, expected
 ):
+  policy = make_policy(dataclasses.replace(CONFIG, decode_layout=layout))
   mesh = partitioning.make_mesh(**sizes)
-  layout = partitioning.shardings(POLICY.logical_axes(), params, mesh)
-  placed = jax.device_put(params, layout)
+  placement = partitioning.shardings(policy.logical_axes(), params, mesh)
+  placed = jax.device_put(params, placement)
   table = placed['embedder']['table']
   assert table.addressable_shards[0].data.shape[0] == 32 // sizes['model']
   batch = partitioning.rows(mesh)
 
   def continued(params, prompt, own):
-    params = POLICY.decode_params(params)
-    _, cache = POLICY.apply(params, *prompt)
-    cache = POLICY.fork(cache, group_size=GROUP, slots=OWN_SLOTS)
-    return POLICY.apply(params, *own, cache)[0]
+    params = policy.decode_params(params)
+    _, cache = policy.apply(params, *prompt)
+    cache = policy.fork(cache, group_size=GROUP, slots=OWN_SLOTS)
+    return policy.apply(params, *own, cache)[0]
 
   with jax.set_mesh(mesh):
-    full, _ = jax.jit(POLICY.apply)(placed, *jax.device_put(rows, batch))
+    full, _ = jax.jit(policy.apply)(placed, *jax.device_put(rows, batch))
     forked = jax.jit(continued)(
       placed,
       jax.device_put(prompt_of(rows), batch),

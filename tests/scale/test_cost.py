@@ -104,7 +104,7 @@ def gradient(model):
 
 @pytest.mark.slow
 def test_the_estimate_grows_linearly_in_layers():
-  two, four, eight = (gradient(config(n, remat=True)) for n in (2, 4, 8))
+  two, four, eight = (gradient(config(n, remat='full')) for n in (2, 4, 8))
   for a, b, c in zip(two, four, eight, strict=True):
     assert (c - b) / (b - a) == pytest.approx(2, rel=0.05)
     assert b > 1.3 * a

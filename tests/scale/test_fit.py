@@ -79,8 +79,12 @@ def test_a_guess_ranks_settings_without_a_compiler():
   slots = search.rollouts(settings[0], devices)
   found = [search.guess(one, devices, CHIPS['v5e'], slots) for one in settings]
   assert len(found) > 8
-  whole = next(r for r in found if r['mesh'] == '4,1,1' and r['remat'])
-  split = next(r for r in found if r['mesh'] == '1,4,1' and r['remat'])
+  whole = next(
+    r for r in found if r['mesh'] == '4,1,1' and r['remat'] == 'full'
+  )
+  split = next(
+    r for r in found if r['mesh'] == '1,4,1' and r['remat'] == 'full'
+  )
   assert split['hbm_gib_per_chip'] < whole['hbm_gib_per_chip']
 
 

@@ -139,7 +139,5 @@ def test_a_bucket_that_cannot_be_reached_is_one_sentence(bucket, monkeypatch):
     raise RuntimeError('no credentials')
 
   monkeypatch.setattr(Folder, 'isdir', fail)
-  with pytest.raises(
-    OSError, match='cannot be read or written'
-  ):
+  with pytest.raises(OSError, match='cannot be read or written'):
     buckets.has_checkpoint(RUN)

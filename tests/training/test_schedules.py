@@ -103,3 +103,37 @@ def test_schedules_out_of_range_are_refused():
     schedules.cosine(peak=1.0, total_steps=5, final_fraction=2)
   with pytest.raises(ValueError, match='warmup_steps=-1'):
     schedules.constant(peak=1.0, warmup_steps=-1)
+
+
+def test_steps_too_small_for_bfloat16_add_up_in_float32():
+  # One unit in the last place of bf16 at 1 is 2^-7, a step a tenth of it.
+  optimizer = optax.sgd(1.0)
+  params = {'w': jnp.ones(3, jnp.bfloat16)}
+  grads = {'w': jnp.asarray([-1.0, 1.0, 0.5], jnp.bfloat16) / 1280}
+  lost = _after(optimizer, grads, params, steps=30)
+  np.testing.assert_array_equal(lost['w'][0], params['w'][0])
+  wide = schedules.in_float32(optimizer=optimizer)
+  found = _after(wide, grads, params, steps=30)
+  exact = _after(
+    optimizer,
+    jax.tree.map(lambda x: x.astype(jnp.float32), grads),
+    {'w': jnp.ones(3)},
+    steps=30,
+  )
+  assert found['w'].dtype == jnp.bfloat16
+  np.testing.assert_array_equal(found['w'], exact['w'].astype(jnp.bfloat16))
+
+
+def test_moments_and_parameters_of_in_float32_are_in_float32():
+  optimizer = schedules.in_float32(
+    optimizer=schedules.adam(learning_rate=0.01, weight_decay=0.1)
+  )
+  params = {'w': jax.random.normal(jax.random.key(0), (64,), jnp.bfloat16)}
+  state = optimizer.init(params)
+  updates, state = optimizer.update(params, state, params)
+  stored = optax.apply_updates(params, updates)
+  np.testing.assert_array_equal(
+    stored['w'], state.master['w'].astype(jnp.bfloat16)
+  )
+  wide = {x.dtype for x in jax.tree.leaves(state) if x.ndim}
+  assert wide == {jnp.dtype('float32')}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from selfimprove import partitioning
 from selfimprove.training.score import score
 from selfimprove.types import Policy
 from tests.rollout import tiny
@@ -248,3 +249,36 @@ def test_a_prompt_is_read_once_for_its_group(rollout):
   jax.eval_shape(functools.partial(score, watched), tiny.params(), rollout)
   # 8 prompts of 5 slots; 16 rows of 14 more, of which the last predicts none.
   assert read == [(8, 5), (16, 13)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'sizes',
+  [{'data': 2, 'fsdp': 2, 'model': 2}, {'fsdp': 2, 'sequence': 4}],
+  ids=['2x2x2', 'sequence'],
+)
+def test_scores_and_slopes_over_a_mesh_are_those_of_one_device(rollout, sizes):
+  def total(params, rollout):
+    got = score(tiny.POLICY, params, rollout, needs=('entropy',), chunk_size=3)
+    weights = jnp.arange(got.logprobs.size).reshape(got.logprobs.shape) % 7
+    said = got.logprobs + got.stream('entropy')
+    # In empty slots they are arbitrary.
+    said = jnp.where(rollout.loss_mask, said, 0)
+    return jnp.sum(weights * said), said
+
+  gradient = jax.grad(total, has_aux=True)
+  wanted = jax.jit(gradient)(tiny.params(), rollout)
+  mesh = partitioning.make_mesh(**sizes)
+  params = jax.device_put(
+    tiny.params(),
+    partitioning.shardings(tiny.POLICY.logical_axes(), tiny.params(), mesh),
+  )
+  placed = jax.device_put(rollout, partitioning.rows(mesh))
+  with jax.set_mesh(mesh):
+    got = jax.jit(gradient)(params, placed)
+  largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(wanted[0]))
+  jax.tree.map(
+    lambda g, w: np.testing.assert_allclose(g, w, atol=1e-5 * largest),
+    got,
+    wanted,
+  )

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.ad_checkpoint
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from selfimprove.models.config import REMAT, TransformerConfig
+from selfimprove.models.transformer import make_policy
+
+CONFIG = TransformerConfig(
+  vocab_size=16,
+  num_layers=2,
+  embed_dim=8,
+  num_heads=2,
+  num_kv_heads=2,
+  head_dim=4,
+  mlp_dim=12,
+)
+TOKENS = jnp.arange(10, dtype=jnp.int32).reshape(2, 5)
+POSITIONS = jnp.tile(jnp.arange(5, dtype=jnp.int32), (2, 1))
+
+
+def slope(remat):
+  policy = make_policy(dataclasses.replace(CONFIG, remat=remat))
+
+  def loss(params):
+    hidden, _ = policy.apply(params, TOKENS, POSITIONS)
+    return jnp.sum(hidden[..., 0] ** 2)
+
+  return jax.jit(jax.grad(loss))
+
+
+@pytest.fixture(scope='module')
+def params():
+  return make_policy(CONFIG).init(jax.random.key(0))
+
+
+@pytest.fixture(scope='module')
+def plain(params):
+  return slope('none')(params)
+
+
+@pytest.mark.parametrize('remat', [name for name in REMAT if name != 'none'])
+def test_what_is_recomputed_changes_no_gradient(remat, params, plain):
+  jax.tree.map(
+    lambda g, w: np.testing.assert_allclose(g, w, atol=1e-5),
+    slope(remat)(params),
+    plain,
+  )
+
+
+def test_each_policy_recomputes_less_than_the_one_before(params):
+  names = ('full', 'dots', 'none')
+  counts = [
+    str(slope(name).trace(params).jaxpr).count('dot_general') for name in names
+  ]
+  assert counts[0] > counts[1] > counts[2]
+
+
+@pytest.mark.parametrize('remat', ['full', 'attention', 'dots'])
+def test_what_a_kernel_has_mixed_can_be_kept(remat, params, capsys):
+  config = dataclasses.replace(
+    CONFIG, remat=remat, attention='splash', scan_layers=False
+  )
+  policy = make_policy(config)
+  jax.ad_checkpoint.print_saved_residuals(
+    lambda params: policy.apply(params, TOKENS, POSITIONS)[0].sum(), params
+  )
+  kept = 'attention_mixed' in capsys.readouterr().out
+  assert kept == (remat != 'full')
+
+
+def test_a_name_that_is_no_policy_is_refused():
+  with pytest.raises(ValueError, match='remat=True is not supported; use none'):
+    dataclasses.replace(CONFIG, remat=True)

@@ -1,0 +1,216 @@
+"""What sampling and updating send over a mesh, read from compiled programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import os
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from selfimprove import partitioning
+from selfimprove.models.config import TransformerConfig
+from selfimprove.models.transformer import make_policy
+from selfimprove.rollout.decode import Sampling
+from selfimprove.rollout.revise import Revise
+from selfimprove.training import step as steps
+from selfimprove.training.state import Models, Optimizers, abstract_state
+from selfimprove.types import Prompts
+from tests.models import hlo
+from tests.training import tiny
+
+# A size tells what an array is: a layer is smaller than the embedding table,
+# and that than the logits of a device.
+CONFIG = TransformerConfig(
+  vocab_size=1024,
+  num_layers=3,
+  embed_dim=64,
+  num_heads=8,
+  num_kv_heads=4,
+  head_dim=16,
+  mlp_dim=192,
+  attention='xla',  # Kernels pad so few tokens to many times as many.
+  remat='full',
+)
+PROMPTS, GROUP, PROMPT_SLOTS, LIMITS = 8, 4, 24, (20, 12)
+ROWS, CACHE = PROMPTS * GROUP, (sum(LIMITS) + 2, 16)
+MESHES = [
+  {'data': 2, 'fsdp': 2, 'model': 2},
+  {'fsdp': 4, 'model': 2},
+  {'fsdp': 2, 'sequence': 2, 'model': 2},
+]
+
+
+def devices(platform):
+  if platform == 'cpu':
+    return jax.devices()
+  if importlib.util.find_spec('libtpu') is None:
+    pytest.skip('The compiler for TPUs is not installed (jax[tpu]).')
+  from jax.experimental import topologies
+
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+  return topologies.get_topology_desc(
+    platform='tpu', topology_name=platform
+  ).devices
+
+
+def arguments(mesh, state):
+  """An algorithm, prompts, samples and rewards, as shapes on the mesh."""
+
+  def on(sharding, tree):
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        jnp.shape(x), jnp.result_type(x), sharding=sharding
+      ),
+      tree,
+    )
+
+  algorithm = dataclasses.replace(
+    tiny.algorithm(),
+    rollout=Revise(
+      eos_ids=jnp.asarray([tiny.EOS]),
+      instruction=jnp.asarray([6, 5]),
+      sampling=Sampling(),
+      group_size=GROUP,
+      max_new_tokens=LIMITS,
+    ),
+  )
+  prompts = Prompts(
+    tokens=jnp.zeros((PROMPTS, PROMPT_SLOTS), jnp.int32),
+    mask=jnp.ones((PROMPTS, PROMPT_SLOTS), bool),
+    example_id=jnp.zeros(PROMPTS, jnp.int32),
+    answer=jnp.zeros((PROMPTS, 1), jnp.int32),
+    answer_mask=jnp.ones((PROMPTS, 1), bool),
+    extra={},
+  )
+  rows, whole = partitioning.rows(mesh), partitioning.replicated(mesh)
+  algorithm, prompts = on(whole, algorithm), on(rows, prompts)
+  sample = functools.partial(steps.sample, Models(make_policy(CONFIG)))
+  rollout = on(rows, jax.eval_shape(sample, algorithm, state, prompts))
+  rewards = on(rows, jnp.zeros((ROWS, 2)))
+  return algorithm, prompts, rollout, rewards
+
+
+@functools.cache
+def compiled(program, platform, sizes, **changes):
+  """The text of one program on one mesh."""
+  mesh = partitioning.make_mesh(devices=devices(platform), **dict(sizes))
+  config = dataclasses.replace(CONFIG, **changes)
+  models, optimizers = Models(make_policy(config)), Optimizers(optax.adam(1.0))
+  state = abstract_state(models, optimizers, mesh, with_reference=True)
+  # Outside the mesh, on which nothing can run if it is only described.
+  algorithm, prompts, rollout, rewards = arguments(mesh, state)
+  with jax.set_mesh(mesh):
+    if program == 'sample':
+      run = jax.jit(functools.partial(steps.sample, models))
+      lowered = run.lower(algorithm, state, prompts)
+    else:
+      learn = functools.partial(
+        steps.learn, models, optimizers, plan=steps.Plan()
+      )
+      shardings = jax.tree.map(lambda x: x.sharding, state)
+      run = jax.jit(learn, out_shardings=(shardings, None, None))
+      lowered = run.lower(algorithm, state, rollout, rewards)
+    return lowered.compile().as_text()
+
+
+def kernel(sizes):
+  """Elements of the largest matrix of a layer on one device, gathered."""
+  return CONFIG.embed_dim * CONFIG.mlp_dim // sizes['model']
+
+
+def table(sizes):
+  """Elements of the embedding table on one device, gathered."""
+  return CONFIG.embed_dim * CONFIG.vocab_size // sizes['model']
+
+
+def stacked(found, sizes):
+  """Arrays that are those of all layers at once."""
+  smallest = CONFIG.embed_dim * CONFIG.num_kv_heads * CONFIG.head_dim
+  return [
+    r
+    for r in found
+    if CONFIG.num_layers in r.shape
+    and r.size >= CONFIG.num_layers * smallest // sizes['model']
+  ]
+
+
+def check_sample(text, sizes):
+  sent = hlo.collectives(text)
+  assert kernel(sizes) <= max(r.size for r in sent) <= table(sizes)
+  assert not stacked(sent, sizes)
+  # Parameters are copied once: none is sent in the loops over tokens.
+  assert not [r for r in hlo.in_loops(text) if r.size >= kernel(sizes)]
+  # The cache is on the devices of its rows and heads, and nowhere else.
+  caches = [r.size for r in hlo.results(text) if r.shape[-2:] == CACHE]
+  whole = ROWS * CONFIG.num_kv_heads * CACHE[0] * CACHE[1]
+  assert max(caches) == whole // 8
+
+
+def check_learn(text, sizes):
+  sent = hlo.collectives(text)
+  # Hidden states that are divided along tokens are sent once, to be shifted.
+  hidden = ROWS * sum(LIMITS, start=2) * CONFIG.embed_dim
+  most = hidden // sizes.get('data', 1) // sizes['fsdp']
+  most = table(sizes) if 'sequence' not in sizes else max(most, table(sizes))
+  assert kernel(sizes) <= max(r.size for r in sent) <= most
+  assert not stacked(sent, sizes)
+  # Logits are divided over all devices, and nothing is larger than they.
+  logits = ROWS * sum(LIMITS, start=2) * CONFIG.vocab_size
+  assert max(r.size for r in hlo.results(text)) <= logits // 8
+
+
+def ids(sizes):
+  return 'x'.join(f'{name}{size}' for name, size in sizes.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('sizes', MESHES, ids=ids)
+@pytest.mark.parametrize('platform', ['cpu', 'v5e:2x4'])
+def test_sampling_sends_each_parameter_once_and_no_cache(platform, sizes):
+  text = compiled('sample', platform, tuple(sizes.items()))
+  check_sample(text, sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('sizes', MESHES, ids=ids)
+@pytest.mark.parametrize('platform', ['cpu', 'v5e:2x4'])
+def test_an_update_gathers_a_layer_at_a_time_and_no_logits(platform, sizes):
+  text = compiled('learn', platform, tuple(sizes.items()))
+  check_learn(text, sizes)
+
+
+@pytest.mark.slow
+def test_an_update_with_the_kernel_for_tpus_compiles_over_all_axes():
+  text = compiled(
+    'learn', 'v5e:2x4', tuple(MESHES[2].items()), attention='auto'
+  )
+  # Forward, forward again, and back to queries and to keys.
+  assert text.count('custom_call_target="tpu_custom_call"') >= 4
+  check = [r for r in hlo.results(text) if 'splash' in r.name]
+  assert check
+
+
+def test_the_reader_finds_collectives_their_shapes_and_loops():
+  text = """
+%body.1 (p: (s32[])) -> (s32[]) {
+  %all-gather.3 = bf16[8,16]{1,0} all-gather(%x), dimensions={0}
+}
+ENTRY %main (a: f32[2]) -> f32[2] {
+  %ag = (f32[2,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%a), dimensions={0}
+  %w = (s32[]) while(%t), condition=%cond.1, body=%body.1
+  ROOT %r = f32[2]{0} add(%a, %a)
+}
+"""
+  found = hlo.collectives(text)
+  assert [(r.kind, r.dtype, r.shape, r.nbytes) for r in found] == [
+    ('all-gather', 'bf16', (8, 16), 256),
+    ('all-gather', 'f32', (2, 4), 32),
+    ('all-gather', 'f32', (8, 4), 128),
+  ]
+  assert [r.shape for r in hlo.in_loops(text)] == [(8, 16)]
