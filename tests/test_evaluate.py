@@ -146,4 +146,9 @@ def test_a_run_is_measured_on_other_devices_than_it_had(workdir, tmp_path):
   config.write_text(text, encoding='utf-8')
   assert 'experiment.MeshShape.data = 3' in text
   trained = open_workdir(str(tmp_path / 'moved'))
-  assert dict(trained.mesh.shape) == {'data': 8, 'fsdp': 1, 'model': 1}
+  assert dict(trained.mesh.shape) == {
+    'data': 8,
+    'fsdp': 1,
+    'sequence': 1,
+    'model': 1,
+  }

@@ -74,6 +74,7 @@ def test_setting_up_again_is_refused_while_a_run_is_alive(cloud):
 
 
 def test_a_failed_installation_is_told_with_its_worker(cloud):
+  assert tracked()
   cloud.set_up()
   home = cloud.homes()[0]
   python = home / 'selfimprove_venv' / 'bin' / 'python'
@@ -85,6 +86,7 @@ def test_a_failed_installation_is_told_with_its_worker(cloud):
 
 
 def test_a_worker_with_an_old_python_fetches_a_newer_one(cloud):
+  assert tracked()
   there = cloud.folder / 'there'
   (there / 'python3.12').unlink()
   uv = (
