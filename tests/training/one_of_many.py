@@ -165,7 +165,7 @@ def disagreements():
 def main(place, mesh, folder, *jobs, timeout_seconds=60):
   """Joins the others, and does the jobs with them."""
   sizes = dict(
-    zip(partitioning.MESH_AXES, map(int, mesh.split(',')), strict=True)
+    zip(('data', 'fsdp', 'model'), map(int, mesh.split(',')), strict=True)
   )
   with (
     processes.joined(place, timeout_seconds=timeout_seconds),
