@@ -16,7 +16,7 @@ from experiments import runs
 from experiments.ledger import arms, work
 
 # One core a process: XLA's own threads would only get in each other's way.
-_FLAGS = '--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1'
+_FLAGS = '--xla_cpu_multi_thread_eigen=false'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,18 +93,20 @@ def processes(
   Yields:
     The function; it shows its progress on standard error.
   """
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_FLAGS}'
   context = multiprocessing.get_context('spawn')
   cores = sorted(os.sched_getaffinity(0))
   numbers = context.Queue()
   for number in range(count):
     numbers.put(cores[number % len(cores)])
-  with concurrent.futures.ProcessPoolExecutor(
-    count,
-    mp_context=context,
-    initializer=_begin,
-    initargs=(workdir, numbers),
-  ) as pool:
+  with (
+    _flags_of_processes(),
+    concurrent.futures.ProcessPoolExecutor(
+      count,
+      mp_context=context,
+      initializer=_begin,
+      initargs=(workdir, numbers),
+    ) as pool,
+  ):
 
     def run(jobs: Sequence[Job]) -> tuple[dict[Job, work.Row], list[str]]:
       safely = functools.partial(_safely, make, workdir)
@@ -117,6 +119,20 @@ def processes(
       # Waited for here: the pool's own end forgets that they were cancelled.
       pool.shutdown(wait=True, cancel_futures=True)
       raise
+
+
+@contextlib.contextmanager
+def _flags_of_processes() -> Iterator[None]:
+  """Processes that begin meanwhile inherit XLA's flags for one core."""
+  before = os.environ.get('XLA_FLAGS')
+  os.environ['XLA_FLAGS'] = f'{before or ""} {_FLAGS}'
+  try:
+    yield
+  finally:
+    if before is None:
+      del os.environ['XLA_FLAGS']
+    else:
+      os.environ['XLA_FLAGS'] = before
 
 
 def _gather(

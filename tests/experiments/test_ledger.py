@@ -260,6 +260,7 @@ def test_what_is_stopped_finishes_what_has_begun_and_begins_no_more(tmp_path):
   timer = threading.Thread(target=_stop_when_begun, args=(tmp_path,))
   # As the command does; of a process in the background, SIGINT is ignored.
   before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+  flags = os.environ['XLA_FLAGS']
   timer.start()
   try:
     with pytest.raises(KeyboardInterrupt):
@@ -268,6 +269,8 @@ def test_what_is_stopped_finishes_what_has_begun_and_begins_no_more(tmp_path):
     signal.signal(signal.SIGTERM, before)
   begun = len([*tmp_path.glob('begun_*')])
   assert 1 <= begun <= 4  # The pool has handed on one or two besides.
+  # What was set for the runs is not left to processes of others.
+  assert os.environ['XLA_FLAGS'] == flags
 
 
 def _performed(folder, jobs):

@@ -96,7 +96,8 @@ def test_the_settings_are_those_of_the_paper_and_compile(name, here):
     text=True,
     check=True,
   ).stdout
-  assert "devices: {'data': 1, 'fsdp': 16, 'model': 4}" in said
+  mesh = "{'data': 1, 'fsdp': 16, 'sequence': 1, 'model': 4}"
+  assert f'devices: {mesh}' in said
   for line in PAPER[name]['bindings']:
     assert f'\n{line}\n' in said
   assert PAPER[name]['rollout'] in said
