@@ -119,13 +119,24 @@ class MeshShape:
   sequence: int = 1
   model: int = 1
 
-  def make(self) -> Mesh:
-    """Returns the mesh over all devices."""
+  def make(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of this shape.
+
+    Args:
+      devices: which; default all that are here.
+
+    Returns:
+      A mesh of all of them.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
     return partitioning.make_mesh(
       data=self.data,
       fsdp=self.fsdp,
       sequence=self.sequence,
       model=self.model,
+      devices=devices,
     )
 
   def make_or_replicate(self) -> Mesh:

@@ -16,9 +16,8 @@ from typing import Any
 
 import jax
 from absl import flags
-from jax.sharding import Mesh
 
-from selfimprove import command, configuration, partitioning
+from selfimprove import command, configuration
 from selfimprove.experiment import Experiment, MeshShape
 from selfimprove.scale import measure, report, search, topology
 from selfimprove.scale.chips import chip_of
@@ -37,7 +36,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'mesh',
     None,
-    'Devices along data,fsdp,model; default as configured.',
+    'Devices along data,fsdp,model or data,fsdp,sequence,model; default as '
+    'configured.',
     flag_values=values,
   )
   flags.DEFINE_string(
@@ -148,16 +148,10 @@ def fit(
   """
   chip, devices = chip_of(where), topology.devices(where)
 
-  def make() -> Mesh:
-    shape = experiment.mesh
-    return partitioning.make_mesh(
-      data=shape.data, fsdp=shape.fsdp, model=shape.model, devices=devices
-    )
-
   lines = []
   for one in measure.of_run(
     experiment,
-    make,
+    experiment.mesh.make(devices),
     chip,
     depths=depths,
     effort=effort,
@@ -175,21 +169,24 @@ def mesh_shape(text: str) -> MeshShape:
   """The mesh that a flag names.
 
   Args:
-    text: sizes of data, fsdp and model, with commas between.
+    text: sizes of data, fsdp, model or of data, fsdp, sequence, model, with
+      commas between.
 
   Returns:
     The shape.
 
   Raises:
-    ValueError: they are not three whole numbers.
+    ValueError: they are not three or four whole numbers.
   """
   sizes = _numbers(text, 'mesh')
-  if len(sizes) != 3:
+  if len(sizes) not in (3, 4):
     raise ValueError(
-      f'mesh={text!r} does not have three sizes; give data,fsdp,model, such '
-      'as 1,64,4.'
+      f'mesh={text!r} does not have three or four sizes; give '
+      'data,fsdp,model, such as 1,64,4, or data,fsdp,sequence,model.'
     )
-  return MeshShape(data=sizes[0], fsdp=sizes[1], model=sizes[2])
+  data, fsdp, *between, model = sizes
+  (sequence,) = between or (1,)
+  return MeshShape(data=data, fsdp=fsdp, sequence=sequence, model=model)
 
 
 def _numbers(text: str, flag: str) -> tuple[int, ...]:

@@ -208,9 +208,21 @@ def row_shards(mesh: Mesh) -> int:
   return mesh.shape['data'] * mesh.shape['fsdp']
 
 
-def rows(mesh: Mesh) -> NamedSharding:
-  """The sharding that splits the first axis of a batch over `mesh`."""
-  return NamedSharding(mesh, PartitionSpec(RULES['batch']))
+def rows(mesh: Mesh, count: int | None = None) -> NamedSharding:
+  """The sharding that splits the first axis of a batch over `mesh`.
+
+  Args:
+    mesh: where the batch lives.
+    count: size of that axis, which is then divided over as many of the batch
+      axes as divide it, as prompts are that are fewer than the devices of their
+      samples; None if all do.
+
+  Returns:
+    The sharding of any array of the batch.
+  """
+  if count is None:
+    return NamedSharding(mesh, PartitionSpec(RULES['batch']))
+  return NamedSharding(mesh, partition_spec(('batch',), (count,), mesh.shape))
 
 
 def place_rows(arrays: Any, mesh: Mesh) -> Any:
@@ -221,18 +233,19 @@ def place_rows(arrays: Any, mesh: Mesh) -> Any:
   Args:
     arrays: tree of host arrays, whose first axis is that of the whole batch on
       every process.
-    mesh: where they go; its batch axes divide that axis.
+    mesh: where they go.
 
   Returns:
-    The tree as global arrays, laid out as `rows`.
+    The tree as global arrays, laid out as `rows` of their number.
   """
-  where = rows(mesh)
-  if where.is_fully_addressable:
+  where = jax.tree.map(lambda x: rows(mesh, x.shape[0]), arrays)
+  if rows(mesh).is_fully_addressable:
     return jax.device_put(arrays, where)
   arrays = jax.tree.map(np.asarray, arrays)
   return jax.tree.map(
-    lambda x: jax.make_array_from_callback(x.shape, where, x.__getitem__),
+    lambda x, s: jax.make_array_from_callback(x.shape, s, x.__getitem__),
     arrays,
+    where,
   )
 
 

@@ -88,7 +88,8 @@ def measure(
       compiler_options={EFFORT: effort} if effort else None
     )
   except jax.errors.JaxRuntimeError as error:
-    used = memory.of_refusal(str(error))
+    there = sum(memory.on_a_chip(x) for x in program.operands)
+    used = memory.of_refusal(str(error), arguments=there)
     if used is None:
       raise
     return _refused(program, used, str(error), time.monotonic() - start, layers)
@@ -109,7 +110,7 @@ def measure(
 
 def of_run(
   experiment: Experiment,
-  make_mesh: Callable[[], Mesh],
+  mesh: Mesh,
   chip: Chip,
   *,
   depths: Sequence[int] = (),
@@ -120,7 +121,7 @@ def of_run(
 
   Args:
     experiment: the run.
-    make_mesh: of described devices.
+    mesh: of described devices.
     chip: that they are.
     depths: two numbers of layers at which programs without a loop over layers
       are compiled in place of all; what they take is then a straight line.
@@ -130,7 +131,6 @@ def of_run(
   Yields:
     What each takes.
   """
-  mesh = make_mesh()
   network, full = network_of(mesh, chip), experiment.model.num_layers
   shallow = [
     list(programs.of_run(_with_layers(experiment, n), mesh))

@@ -11,6 +11,8 @@ import jax
 
 from selfimprove.scale.chips import GIB, Chip
 
+_WHOLE = re.compile(r'Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm')
+_TEMPORARIES = re.compile(r'HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds')
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40, '': 1}
 
 
@@ -102,17 +104,22 @@ def on_a_chip(tree: Any) -> float:
   return total
 
 
-def of_refusal(message: str) -> float | None:
+def of_refusal(message: str, *, arguments: float) -> float | None:
   """Bytes that a program would take that the compiler refuses.
 
   Args:
     message: of its exception.
+    arguments: bytes of the program's operands on a chip; a refusal that speaks
+      of temporaries alone does not count them.
 
   Returns:
     What it says is used; None if it says something else.
   """
-  used = re.search(r'Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm', message)
-  return float(used[1]) * _UNITS[used[2]] if used else None
+  if used := _WHOLE.search(message):
+    return float(used[1]) * _UNITS[used[2]]
+  if used := _TEMPORARIES.search(message):
+    return arguments + float(used[1]) * _UNITS[used[2]]
+  return None
 
 
 def advice(memory: Memory, chip: Chip, *, samples: bool = False) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -111,9 +110,8 @@ def of_stage(
     judge=_nobody,
   )
   algorithm = _abstract(made.algorithm, mesh)
-  sampled = functools.partial(steps.sample, models)
-
-  shapes = jax.eval_shape(sampled, algorithm, state, prompts)
+  sample = made.sampled(steps.sample)
+  shapes = jax.eval_shape(sample, algorithm, state, prompts)
   rollout = _rows(shapes, mesh)
 
   def program(name: str, function: Any, *operands: Any) -> Program:
@@ -133,7 +131,7 @@ def of_stage(
   if not isinstance(stage.algorithm.reward, HostReward):
     yield program('step', made.compiled(steps.step), state, prompts)
     return
-  yield program('sample', jax.jit(sampled), state, prompts)
+  yield program('sample', sample, state, prompts)
   learn = made.compiled(steps.consume_and_learn)
   yield program('learn', learn, state, prompts, rollout, _rewards(rollout))
 
@@ -154,24 +152,20 @@ def _collecting(
   state = dataclasses.replace(state, buffer=buffer)
   of_buffer = jax.tree.map(lambda x: x.sharding, state)
   made = dataclasses.replace(made, state_shardings=of_buffer)
-  sampled = functools.partial(steps.sample, models)
-  yield program('sample', jax.jit(sampled), state, prompts)
+  compiled = collecting.programs(made)
+  yield program('sample', compiled.sample, state, prompts)
   rewards = _rewards(rollout)
   if not isinstance(made.stage.algorithm.reward, HostReward):
-    yield program('reward', jax.jit(collecting.verify), rollout, prompts)
+    yield program('reward', compiled.verify, rollout, prompts)
   if collect.retry_of(algorithm) is not None:
-    again = jax.jit(functools.partial(collecting.sample_again, models))
-    yield program('retry', again, state, prompts)
+    yield program('retry', compiled.retry, state, prompts)
     groups = _rows(
       jax.ShapeDtypeStruct(prompts.example_id.shape, 'int32'), mesh
     )
     judged = (rollout, rewards)
-    yield program('merge', jax.jit(collect.merge), judged, judged, groups)
-  put = jax.jit(
-    collecting.keep_taught, out_shardings=(of_buffer, None), donate_argnums=(1,)
-  )
-  yield program('collect', put, state, rollout, rewards)
-  yield program('learn', made.compiled(collecting.learn_waiting), state)
+    yield program('merge', compiled.merge, judged, judged, groups)
+  yield program('collect', compiled.put, state, rollout, rewards)
+  yield program('learn', compiled.learn, state)
 
 
 def abstract_prompts(
@@ -218,21 +212,21 @@ def _rewards(rollout: Any) -> jax.ShapeDtypeStruct:
 
 def _rows(shapes: Any, mesh: Mesh) -> Any:
   """Shapes divided over the mesh along their first axis."""
-  return _placed(shapes, partitioning.rows(mesh))
+  return jax.tree.map(
+    lambda x: _placed(x, partitioning.rows(mesh, x.shape[0])), shapes
+  )
 
 
 def _abstract(tree: Any, mesh: Mesh) -> Any:
   """Shapes of small arrays and numbers, a copy on every device."""
   whole = partitioning.replicated(mesh)
-  return _placed(jax.eval_shape(lambda x: x, tree), whole)
+  shapes = jax.eval_shape(lambda x: x, tree)
+  return jax.tree.map(lambda x: _placed(x, whole), shapes)
 
 
-def _placed(shapes: Any, sharding: Any) -> Any:
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type
-    ),
-    shapes,
+def _placed(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(
+    x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type
   )
 
 

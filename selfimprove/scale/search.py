@@ -14,6 +14,7 @@ from selfimprove.experiment import Experiment, MeshShape
 from selfimprove.scale import measure, memory, work
 from selfimprove.scale.chips import GIB, Chip
 from selfimprove.scale.programs import of_run
+from selfimprove.training.programs import divides
 from selfimprove.training.stages import holds_reference
 from selfimprove.training.state import abstract_state
 
@@ -124,10 +125,7 @@ def guess(
   Returns:
     A row for the ranking.
   """
-  shape, models = experiment.mesh, experiment.models()
-  mesh = partitioning.make_mesh(
-    data=shape.data, fsdp=shape.fsdp, model=shape.model, devices=devices
-  )
+  models, mesh = experiment.models(), experiment.mesh.make(devices)
   peak, seconds = 0.0, 0.0
   stages = experiment.unrolled()
   for stage in stages:
@@ -161,10 +159,7 @@ def rollouts(
   Returns:
     Name of a stage -> rollout.
   """
-  shape = experiment.mesh
-  mesh = partitioning.make_mesh(
-    data=shape.data, fsdp=shape.fsdp, model=shape.model, devices=devices
-  )
+  mesh = experiment.mesh.make(devices)
   return {p.stage.name: p.rollout for p in of_run(experiment, mesh)}
 
 
@@ -226,13 +221,10 @@ def _compiled(
   effort: float,
   say: Callable[[str], object],
 ) -> Found:
-  shape = one.experiment.mesh
-  made = lambda: partitioning.make_mesh(  # noqa: E731
-    data=shape.data, fsdp=shape.fsdp, model=shape.model, devices=devices
-  )
+  mesh = one.experiment.mesh.make(devices)
   peak, seconds, fits = 0.0, 0.0, True
   for measured in measure.of_run(
-    one.experiment, made, chip, depths=depths, effort=effort
+    one.experiment, mesh, chip, depths=depths, effort=effort
   ):
     row = measure.rows(
       measured, config='', topology='', chip=chip, model=one.experiment.model
@@ -256,10 +248,12 @@ def _with_parts(
   """The stages with so many micro-batches; None where prompts do not divide."""
   stages = []
   for stage in experiment.stages:
-    whole = stage.minibatches * parts * shards
-    if stage.prompts_per_step % whole:
+    if stage.prompts_per_step % (stage.minibatches * parts):
       return None
-    stages.append(dataclasses.replace(stage, microbatches=parts))
+    stage = dataclasses.replace(stage, microbatches=parts)
+    if not divides(stage, shards):
+      return None
+    stages.append(stage)
   return stages
 
 

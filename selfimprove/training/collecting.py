@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,51 @@ from selfimprove.types import Prompts, Rollout
 _Judged = tuple[Rollout, Float[Array, 'b turns']]
 
 
+class Programs(NamedTuple):
+  """What is compiled for a step that collects.
+
+  Attributes:
+    sample: (algorithm, state, prompts) -> rollout.
+    retry: the same, for second tries.
+    verify: (algorithm, rollout, prompts) -> rewards in graph.
+    merge: (algorithm, first, second, groups) -> `collect.merge`.
+    put: (algorithm, state, rollout, rewards) -> `keep_taught`.
+    learn: (algorithm, state) -> `learn_waiting`.
+  """
+
+  sample: Callable[..., Any]
+  retry: Callable[..., Any]
+  verify: Callable[..., Any]
+  merge: Callable[..., Any]
+  put: Callable[..., Any]
+  learn: Callable[..., Any]
+
+
+def programs(made: Build) -> Programs:
+  """The programs of a step that collects, none of them compiled yet.
+
+  Args:
+    made: what they are made from; its algorithm has `collect`.
+
+  Returns:
+    Jitted functions.
+  """
+  rows = partitioning.rows(made.mesh)
+  whole = partitioning.replicated(made.mesh)
+  return Programs(
+    sample=made.sampled(steps.sample),
+    retry=made.sampled(sample_again),
+    verify=jax.jit(verify, out_shardings=rows),
+    merge=jax.jit(collect.merge, out_shardings=rows),
+    put=jax.jit(
+      keep_taught,
+      out_shardings=(made.state_shardings, whole),
+      donate_argnums=(1,),
+    ),
+    learn=made.compiled(learn_waiting),
+  )
+
+
 def build(made: Build) -> StepFn:
   """A step that draws prompts until enough groups teach something.
 
@@ -33,7 +79,8 @@ def build(made: Build) -> StepFn:
   Returns:
     The step; it donates the state it is given.
   """
-  run_round, learn = _Round(made), made.compiled(learn_waiting)
+  compiled = programs(made)
+  run_round, learn = _Round(made, compiled), compiled.learn
   prompts, rounds = made.stage.prompts_per_step, _settings(made).max_rounds
 
   def run(state: TrainState, batch: Batch, timers: PhaseTimers) -> Any:
@@ -111,22 +158,10 @@ def learn_waiting(
 class _Round:
   """One batch of prompts: sampled, judged, retried where it failed, kept."""
 
-  def __init__(self, made: Build) -> None:
+  def __init__(self, made: Build, compiled: Programs) -> None:
     self._made = made
     self._reward: Any = made.stage.algorithm.reward
-    rows = partitioning.rows(made.mesh)
-    self._sample = made.sampled(steps.sample)
-    self._retry = made.sampled(sample_again)
-    self._verify = jax.jit(verify, out_shardings=rows)
-    self._merge = jax.jit(collect.merge, out_shardings=rows)
-    self._put = jax.jit(
-      keep_taught,
-      out_shardings=(
-        made.state_shardings,
-        partitioning.replicated(made.mesh),
-      ),
-      donate_argnums=(1,),
-    )
+    self._programs = compiled
 
   def __call__(
     self, state: TrainState, batch: Batch, timers: PhaseTimers
@@ -135,7 +170,7 @@ class _Round:
     made = self._made
     with timers.phase('data'):
       prompts = batch(int(state.position))
-    first, calls = self._judged(self._sample, state, prompts, timers)
+    first, calls = self._judged(self._programs.sample, state, prompts, timers)
     counts = {
       **calls,
       'rounds': 1.0,
@@ -147,7 +182,7 @@ class _Round:
       first, found = self._tried_again(state, prompts, first, timers)
       counts = _add(counts, found)
     with timers.phase('collect', variant=made.stage.name):
-      state, kept = self._put(made.algorithm, state, *first)
+      state, kept = self._programs.put(made.algorithm, state, *first)
       counts['kept'] = float(kept)
     return state, counts
 
@@ -162,7 +197,10 @@ class _Round:
       if isinstance(self._reward, HostReward):
         verdicts, calls = judged(made, self._reward, rollout, timers)
         return (rollout, made.place(verdicts)), calls
-      return (rollout, self._verify(made.algorithm, rollout, placed)), {}
+      return (
+        rollout,
+        self._programs.verify(made.algorithm, rollout, placed),
+      ), {}
 
   def _tried_again(
     self,
@@ -181,7 +219,8 @@ class _Round:
     if not failed.size:
       return first, {}
     total = prompts.tokens.shape[0]
-    room = _room(len(failed), total, partitioning.row_shards(self._made.mesh))
+    shards = partitioning.row_shards(self._made.mesh)
+    room = _room(len(failed), total, group=group, shards=shards)
     # Places that are too many sample the first failed prompt once more, and
     # replace nothing.
     rows = np.full(room, failed[0])
@@ -189,8 +228,8 @@ class _Round:
     groups = np.full(room, total)
     groups[: len(failed)] = failed
     hard = jax.tree.map(lambda x: x[rows], prompts)
-    second, calls = self._judged(self._retry, state, hard, timers)
-    merged = self._merge(self._made.algorithm, first, second, groups)
+    second, calls = self._judged(self._programs.retry, state, hard, timers)
+    merged = self._programs.merge(self._made.algorithm, first, second, groups)
     real = np.repeat(groups < total, group)
     rewards, written = partitioning.gathered(
       (second[1], second[0].loss_mask), self._made.mesh
@@ -208,10 +247,12 @@ def _add(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
   return {k: a.get(k, 0.0) + b.get(k, 0.0) for k in a | b}
 
 
-def _room(count: int, total: int, shards: int) -> int:
+def _room(count: int, total: int, *, group: int, shards: int) -> int:
   """The smallest of few widths that hold `count`: each is compiled once."""
   room = total
-  while room % 2 == 0 and room // 2 >= count and (room // 2) % shards == 0:
+  while (
+    room % 2 == 0 and room // 2 >= count and (room // 2 * group) % shards == 0
+  ):
     room //= 2
   return room
 

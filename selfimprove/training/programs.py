@@ -108,7 +108,7 @@ def build(made: Build) -> StepFn:
     The step; it donates the state it is given.
 
   Raises:
-    ValueError: the prompts do not divide over the devices.
+    ValueError: the samples do not divide over the devices.
   """
   check_divides(made.stage, made.mesh)
   if isinstance(made.stage.algorithm.reward, HostReward):
@@ -117,23 +117,47 @@ def build(made: Build) -> StepFn:
 
 
 def check_divides(stage: Stage, mesh: Mesh) -> None:
-  """Refuses a batch whose parts leave devices without a prompt.
+  """Refuses a batch whose parts leave devices without a sample.
+
+  A micro-batch has whole groups, whose rows may lie on several devices.
 
   Args:
     stage: with its prompts per step.
-    mesh: that they are divided over.
+    mesh: that the samples are divided over.
 
   Raises:
-    ValueError: the prompts do not divide over the devices.
+    ValueError: the samples do not divide over the devices.
   """
   shards = partitioning.row_shards(mesh)
-  part = stage.prompts_per_step // (stage.microbatches * stage.minibatches)
-  if part % shards:
+  if not divides(stage, shards):
+    part, group = _part(stage)
+    rows = 'packed rows' if stage.packed_rows else 'samples'
     raise ValueError(
-      f'Stage {stage.name!r}: {part} prompts of a micro-batch do not divide '
-      f'over data x fsdp = {shards} devices; change prompts_per_step, '
-      'microbatches, minibatches or the mesh.'
+      f'Stage {stage.name!r}: a micro-batch has {part} prompts with {group} '
+      f'{rows} each, which do not divide over data x fsdp = {shards} devices; '
+      'change prompts_per_step, group_size, microbatches, minibatches or the '
+      'mesh.'
     )
+
+
+def divides(stage: Stage, shards: int) -> bool:
+  """Whether the rows of a micro-batch divide over the devices.
+
+  Args:
+    stage: with its prompts per step.
+    shards: devices along the batch.
+
+  Returns:
+    Whether no device is left without a row.
+  """
+  part, group = _part(stage)
+  return part * group % shards == 0
+
+
+def _part(stage: Stage) -> tuple[int, int]:
+  """Prompts of a micro-batch, and rows of each."""
+  part = stage.prompts_per_step // (stage.microbatches * stage.minibatches)
+  return part, stage.packed_rows or stage.algorithm.rollout.group_size
 
 
 def _in_graph(made: Build) -> StepFn:

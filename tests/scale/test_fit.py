@@ -42,7 +42,7 @@ def one_device():
 
 def update_of(experiment, chip):
   (measured,) = measure.of_run(
-    experiment, one_device, chip, wanted=lambda title: 'step' in title
+    experiment, one_device(), chip, wanted=lambda title: 'step' in title
   )
   rows = measure.rows(
     measured, config='', topology='cpu', chip=chip, model=experiment.model

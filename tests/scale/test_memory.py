@@ -39,8 +39,18 @@ def test_the_refusal_of_the_compiler_says_how_much_it_used():
     'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G '
     'of 15.75G hbm. Exceeded hbm capacity by 4.75G.'
   )
-  assert memory.of_refusal(said) == pytest.approx(20.5 * GIB)
-  assert memory.of_refusal('something else') is None
+  used = memory.of_refusal(said, arguments=GIB)
+  assert used == pytest.approx(20.5 * GIB)
+  assert memory.of_refusal('something else', arguments=GIB) is None
+
+
+def test_a_refusal_of_temporaries_leaves_out_the_arguments():
+  said = (
+    'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+    'for HLO temporaries (18.79G) exceeds available HBM (15.75G).'
+  )
+  used = memory.of_refusal(said, arguments=2 * GIB)
+  assert used == pytest.approx(20.79 * GIB)
 
 
 def test_tiles_pad_the_two_minor_axes():

@@ -66,9 +66,9 @@ def _stage(algorithm, *, steps=3):
   )
 
 
-def _begin(tmp_path, stage):
+def _begin(tmp_path, stage, **changes):
   """A state with an empty buffer, and the step of the stage."""
-  made = tiny.run(tmp_path, [stage])
+  made = tiny.run(tmp_path, [stage], **changes)
   with jax.set_mesh(made.run.mesh):
     _, state, _ = loop._begin(made.run, None, None)
     state = loop._enter(made.run, stage, state)
@@ -196,8 +196,8 @@ def test_a_batch_that_stays_short_is_learned_from_as_it_is(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, before, state.params)
 
 
-def _step_with(tmp_path, algorithm):
-  run, state, step = _begin(tmp_path, _stage(algorithm))
+def _step_with(tmp_path, algorithm, **changes):
+  run, state, step = _begin(tmp_path, _stage(algorithm), **changes)
   with jax.set_mesh(run.mesh):
     state, metrics, _ = step(
       state, lambda position: run.batch(run.stages[0], position), PhaseTimers()
@@ -239,6 +239,26 @@ def test_failed_groups_are_sampled_again_behind_the_hint(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_batch_with_fewer_prompts_than_devices_is_the_same_batch(tmp_path):
+  algorithm = _algorithm(retry=_retry(), reward=FirstIs(token=5))
+  mesh = tiny.mesh(fsdp=8)
+  assert mesh.size > PROMPTS
+  wanted, one = _step_with(tmp_path / 'one', algorithm)
+  state, eight = _step_with(tmp_path / 'eight', algorithm, mesh=mesh)
+  assert one['collect/retried'] > 0
+  for name in ('collect/retried', 'rollout/tokens', 'collect/accuracy'):
+    assert eight[name] == one[name]
+  np.testing.assert_array_equal(
+    state.buffer.rollout.tokens, wanted.buffer.rollout.tokens
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+    state.params,
+    wanted.params,
+  )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('merge', 'wanted'),
   [
@@ -275,6 +295,6 @@ def test_second_tries_take_the_rows_that_the_rule_gives_them(merge, wanted):
 
 
 def test_the_widths_of_second_tries_are_few_and_large_enough():
-  widths = {collecting._room(n, 96, 4) for n in range(1, 97)}
+  widths = {collecting._room(n, 96, group=2, shards=8) for n in range(1, 97)}
   assert widths == {12, 24, 48, 96}
-  assert all(collecting._room(n, 96, 4) >= n for n in range(1, 97))
+  assert all(collecting._room(n, 96, group=2, shards=8) >= n for n in range(1, 97))

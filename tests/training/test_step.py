@@ -96,6 +96,9 @@ def _assert_close(params, wanted):
     (4, {'data': 4, 'model': 2}),
     (1, {'data': 4, 'model': 2}),
     (2, {'data': 4, 'fsdp': 2}),
+    # Fewer prompts than devices: groups lie on several.
+    (8, {'fsdp': 8}),
+    (4, {'data': 4, 'fsdp': 2}),
   ],
 )
 def test_the_update_depends_on_no_micro_batch_and_no_mesh(microbatches, axes):
@@ -133,10 +136,11 @@ def test_a_reward_on_the_host_gives_the_update_of_one_in_graph():
   assert metrics.keys() == wanted_metrics.keys()
 
 
-def test_prompts_that_do_not_divide_over_the_devices_are_refused():
-  stage = _stage(prompts_per_step=8, microbatches=4)
-  with pytest.raises(ValueError, match="Stage 'two': 2 prompts of a micro"):
-    _update(stage, data=4, model=2)
+def test_samples_that_do_not_divide_over_the_devices_are_refused():
+  stage = _stage(prompts_per_step=8, microbatches=8)
+  said = "Stage 'two': a micro-batch has 1 prompts with 4 samples each"
+  with pytest.raises(ValueError, match=said):
+    _update(stage, data=8)
 
 
 def test_keys_of_different_uses_do_not_meet():
