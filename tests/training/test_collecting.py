@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -295,6 +296,6 @@ def test_second_tries_take_the_rows_that_the_rule_gives_them(merge, wanted):
 
 
 def test_the_widths_of_second_tries_are_few_and_large_enough():
-  widths = {collecting._room(n, 96, group=2, shards=8) for n in range(1, 97)}
-  assert widths == {12, 24, 48, 96}
-  assert all(collecting._room(n, 96, group=2, shards=8) >= n for n in range(1, 97))
+  room = functools.partial(collecting._room, total=96, group=2, shards=8)
+  assert {room(n) for n in range(1, 97)} == {12, 24, 48, 96}
+  assert all(room(n) >= n for n in range(1, 97))
