@@ -13,7 +13,8 @@ class Chip:
 
   Attributes:
     name: as in the name of a topology, such as `v5e`.
-    hbm_bytes: memory that programs may use.
+    hbm_bytes: memory that programs may use: what is built in, less what the
+      runtime keeps.
     flops: bf16 operations a second, a multiply-add counted as two.
     hbm_rate: bytes a second between memory and the chip.
     link_rate: bytes a second in one direction over one link to a neighbour.
@@ -38,18 +39,19 @@ class Chip:
     return size % self.ring == 0
 
 
-# Source: HBM, peak and memory rate from the pages "TPU v4", "v5e", "v5p" and
-# "v6e" of the Cloud TPU documentation, section "System architecture"; links
-# from "How to Scale Your Model" (jax-ml.github.io/scaling-book/tpus), in one
-# direction. Axes of v5e and v6e are rings at 16 chips, those of v4 and v5p
-# where they are made of whole cubes of 4. Clocks: peak over operations a cycle
-# (8 units of 128 x 128 on v4 and v5p, 4 on v5e, 4 of 256 x 256 on v6e).
+# Source: HBM from the refusals of the TPU compiler; peak and memory rate from
+# the pages "TPU v4", "v5e", "v5p" and "v6e" of the Cloud TPU documentation,
+# section "System architecture"; links from "How to Scale Your Model"
+# (jax-ml.github.io/scaling-book/tpus), in one direction. Axes of v5e and v6e
+# are rings at 16 chips, those of v4 and v5p where they are made of whole cubes
+# of 4. Clocks: peak over operations a cycle (8 units of 128 x 128 on v4 and
+# v5p, 4 on v5e, 4 of 256 x 256 on v6e).
 CHIPS = {
   chip.name: chip
   for chip in (
     Chip(
       name='v4',
-      hbm_bytes=32 * GIB,
+      hbm_bytes=30.75 * GIB,
       flops=275e12,
       hbm_rate=1228e9,
       link_rate=45e9,
@@ -58,7 +60,7 @@ CHIPS = {
     ),
     Chip(
       name='v5e',
-      hbm_bytes=16 * GIB,
+      hbm_bytes=15.75 * GIB,
       flops=197e12,
       hbm_rate=819e9,
       link_rate=45e9,
@@ -67,7 +69,7 @@ CHIPS = {
     ),
     Chip(
       name='v5p',
-      hbm_bytes=95 * GIB,
+      hbm_bytes=95.74 * GIB,
       flops=459e12,
       hbm_rate=2765e9,
       link_rate=90e9,
@@ -76,7 +78,7 @@ CHIPS = {
     ),
     Chip(
       name='v6e',
-      hbm_bytes=32 * GIB,
+      hbm_bytes=31.25 * GIB,
       flops=918e12,
       hbm_rate=1640e9,
       link_rate=90e9,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -43,7 +44,7 @@ class Measured:
   costs: Mapping[str, Cost]
   padding: float
   compile_seconds: float
-  layers: tuple[int, ...]
+  layers: tuple[int, ...] = ()
   refusal: str = ''
 
 
@@ -63,7 +64,12 @@ def network_of(mesh: Mesh, chip: Chip) -> Network:
 
 
 def measure(
-  program: Program, network: Network, *, layers: int, effort: float = 0.0
+  program: Program,
+  network: Network,
+  *,
+  layers: int,
+  effort: float = 0.0,
+  seen: dict[Any, Measured] | None = None,
 ) -> Measured:
   """A program, compiled and read.
 
@@ -74,6 +80,9 @@ def measure(
     effort: of the compiler, from -1 to 1: -1 is many times faster; memory,
       operations and traffic are then much the same, its estimates of time are
       too long.
+    seen: programs that were compiled before, to which this one is added: one
+      with the same text, as stages that sample alike have, is not compiled
+      again.
 
   Returns:
     What it takes. One that the compiler refuses for its memory has no costs.
@@ -83,6 +92,20 @@ def measure(
   """
   start = time.monotonic()
   lowered = program.lower()
+  key = lowered.as_text(), memory.on_a_chip(program.state)
+  if seen is not None and key in seen:
+    return dataclasses.replace(seen[key], program=program, compile_seconds=0.0)
+  found = _compiled(program, lowered, network, effort, start)
+  found = dataclasses.replace(found, layers=(layers,))
+  if seen is not None:
+    seen[key] = found
+  return found
+
+
+def _compiled(
+  program: Program, lowered: Any, network: Network, effort: float, start: float
+) -> Measured:
+  """A lowered program, compiled and read; the time counts from `start`."""
   try:
     compiled = lowered.compile(
       compiler_options={EFFORT: effort} if effort else None
@@ -92,7 +115,7 @@ def measure(
     used = memory.of_refusal(str(error), arguments=there)
     if used is None:
       raise
-    return _refused(program, used, str(error), time.monotonic() - start, layers)
+    return _refused(program, used, str(error), time.monotonic() - start)
   module = hlo.parse(compiled.as_text())
   found = memory.of_compiled(
     compiled, state=program.state, others=program.others
@@ -104,7 +127,6 @@ def measure(
     costs=cost.of_program(module, network),
     padding=_padding(module),
     compile_seconds=time.monotonic() - start,
-    layers=(layers,),
   )
 
 
@@ -137,17 +159,21 @@ def of_run(
     for n in depths
     if n < full
   ]
+  seen: dict[Any, Measured] = {}
+  compiled = functools.partial(
+    measure, network=network, effort=effort, seen=seen
+  )
   for i, program in enumerate(programs.of_run(experiment, mesh)):
     if not wanted(program.title):
       continue
     if len(shallow) == 2 and program.name in UNROLLED:
       near, far = (
-        measure(run[i], network, layers=n, effort=effort)
+        compiled(run[i], layers=n)
         for run, n in zip(shallow, depths, strict=True)
       )
       yield _line(program, near, far, full)
     else:
-      yield measure(program, network, layers=full, effort=effort)
+      yield compiled(program, layers=full)
 
 
 def rows(
@@ -291,7 +317,7 @@ def _line(program: Program, near: Measured, far: Measured, to: int) -> Measured:
 
 
 def _refused(
-  program: Program, used: float, message: str, seconds: float, layers: int
+  program: Program, used: float, message: str, seconds: float
 ) -> Measured:
   """A program that needs more memory than the compiler has."""
   state = memory.on_a_chip(program.state)
@@ -309,7 +335,6 @@ def _refused(
     costs={},
     padding=0.0,
     compile_seconds=seconds,
-    layers=(layers,),
     refusal=message.splitlines()[0],
   )
 

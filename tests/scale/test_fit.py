@@ -73,6 +73,30 @@ def test_every_part_of_a_step_has_a_row():
 
 
 @pytest.mark.slow
+def test_programs_of_the_same_text_are_compiled_once(monkeypatch):
+  once = tiny()
+  again = dataclasses.replace(once.stages[0], name='again')
+  both = dataclasses.replace(once, stages=[once.stages[0], again])
+  compiled, compile_ = [], measure._compiled
+  monkeypatch.setattr(
+    measure,
+    '_compiled',
+    lambda program, *a: compiled.append(program.title) or compile_(program, *a),
+  )
+  first, second = measure.of_run(
+    both,
+    one_device(),
+    CHIPS['v5e'],
+    wanted=lambda title: title in (f'{once.stages[0].name}/step', 'again/step'),
+  )
+  assert compiled == [first.program.title]
+  assert second.program.title == 'again/step'
+  assert second.memory == first.memory
+  assert second.costs == first.costs
+  assert not second.compile_seconds
+
+
+@pytest.mark.slow
 def test_a_guess_ranks_settings_without_a_compiler():
   devices = jax.devices()[:4]
   settings = list(search.candidates(tiny(), 4))
