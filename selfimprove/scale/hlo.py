@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 _BYTES = {'pred': 1, 'token': 0, 'c64': 8, 'c128': 16, 'opaque': 0}
 _SHAPE = re.compile(r'([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?')
@@ -181,8 +181,8 @@ def parse(text: str) -> Module:
   """
   computations: dict[str, Computation] = {}
   entry, name, ops = '', '', dict[str, Op]()
-  for line in text.splitlines():
-    if line.startswith('}') and name:
+  for line in _whole_lines(text):
+    if line == '}' and name:
       computations[name] = Computation(name, ops)
       name = ''
     elif header := _HEADER.match(line):
@@ -197,6 +197,23 @@ def parse(text: str) -> Module:
       'program, `compiled.as_text()`.'
     )
   return Module(computations, entry)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+  """Lines of a program; what a kernel has in further lines is put together."""
+  instruction = ''
+  for line in text.splitlines():
+    starts = not line or line == '}' or _HEADER.match(line) or _OP.match(line)
+    if instruction and not starts:
+      instruction = f'{instruction} {line}'
+      continue
+    if instruction:
+      yield instruction
+    instruction = line if _OP.match(line) else ''
+    if not instruction:
+      yield line
+  if instruction:
+    yield instruction
 
 
 def _op(name: str, text: str, *, root: bool) -> Op:

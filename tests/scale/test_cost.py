@@ -156,6 +156,27 @@ def test_scopes_tell_the_parts_of_a_program_apart():
   assert parts['prefill'].needed_bytes == 0
 
 
+KERNEL = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main (p: f32[8,8]) -> f32[8,8] {
+  %p = f32[8,8]{1,0} parameter(0)
+  %kernel = f32[8,8]{1,0} custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"block_q": 256
+}}, metadata={op_name="jit(f)/phase.prefill/kernel"}
+  ROOT %dot = f32[8,8]{1,0} dot(%kernel, %p), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+"""  # noqa: E501
+
+
+def test_a_kernel_of_several_lines_does_not_end_the_program():
+  module = hlo.parse(KERNEL)
+  entry = module.computations[module.entry]
+  assert [*entry.ops] == ['p', 'kernel', 'dot']
+  assert entry.ops['kernel'].op_name == 'jit(f)/phase.prefill/kernel'
+  found = cost.of_program(module, NETWORK)
+  assert sum(one.flops for one in found.values()) == 2 * 8**3
+
+
 def test_a_line_through_two_costs_reaches_the_third():
   a, b, c = (
     costs(scanned, array(64, 64), array(n, 64, 64)) for n in (2, 4, 10)
