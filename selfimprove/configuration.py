@@ -13,6 +13,7 @@ import gin
 from gin import config as gin_config
 
 from selfimprove import annotated
+from selfimprove.line_difference import first_difference
 
 _T = TypeVar('_T')
 _Key = tuple[str, str, str]  # Scope, selector and parameter.
@@ -204,7 +205,9 @@ def check_workdir(workdir: str, config: str, *, begun: object) -> None:
   with open(path, encoding='utf-8') as file:
     before = file.read()
   if _without_mesh(before) != _without_mesh(config):
-    old, new = _first_difference(_without_mesh(before), _without_mesh(config))
+    old, new = first_difference(
+      _without_mesh(before), _without_mesh(config), nothing='(nothing)'
+    )
     raise ConfigError(
       f'{workdir} holds a run with another config: it has `{old}`, this run '
       f'`{new}`; use another --workdir, or the config in {path}.'
@@ -425,13 +428,3 @@ def _in_one_sentence(error: Exception) -> str:
       'in a gin file or with --gin_bindings.'
     )
   return on_one_line(error)
-
-
-def _first_difference(before: str, after: str) -> tuple[str, str]:
-  old, new = before.splitlines(), after.splitlines()
-  for a, b in zip(old, new, strict=False):
-    if a != b:
-      return a, b
-  longer: list[Any] = old if len(old) > len(new) else new
-  extra = longer[min(len(old), len(new))]
-  return (extra, '(nothing)') if longer is old else ('(nothing)', extra)

@@ -232,7 +232,10 @@ def _main(options: flags.FlagValues, files: Files) -> None:
   facts = agreement.together(lambda: _facts(options, files))
   agreement.check_same({**agreement.versions(), **facts})
   trained = open_workdir(
-    options.workdir, step=options.step, bindings=options.gin_bindings
+    options.workdir,
+    step=options.step,
+    bindings=options.gin_bindings,
+    files=files,
   )
   trained.experiment.save_failures(files.folder)
   with contextlib.closing(trained.experiment), processes.bound():

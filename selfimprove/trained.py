@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from selfimprove import configuration
 from selfimprove.algorithms.base import StreamVerdict
 from selfimprove.experiment import Experiment
 from selfimprove.training import buckets, initial
+from selfimprove.training.buckets import Files
 from selfimprove.training.checkpoint import read_extra, restore_params
 from selfimprove.training.stages import holds_reference
 from selfimprove.training.state import Models, abstract_params, joined
@@ -44,7 +46,11 @@ class Trained:
 
 
 def open_workdir(
-  workdir: str, *, step: int | None = None, bindings: Sequence[str] = ()
+  workdir: str,
+  *,
+  step: int | None = None,
+  bindings: Sequence[str] = (),
+  files: Files | None = None,
 ) -> Trained:
   """The model that a run has trained.
 
@@ -52,6 +58,8 @@ def open_workdir(
     workdir: folder of the run, or its address in a bucket.
     step: of the checkpoint; None for the newest.
     bindings: gin lines that override the run's config.
+    files: the small ones of the run; None to fetch them, where it is in a
+      bucket.
 
   Returns:
     The model, on the devices that are here: over the mesh of the run, or where
@@ -61,7 +69,8 @@ def open_workdir(
     ConfigError: there is no run in the folder, or a binding is not usable.
     FileNotFoundError: there is no such checkpoint.
   """
-  with buckets.files(workdir, writes=False) as files:
+  fetched = buckets.files(workdir, writes=False)
+  with contextlib.nullcontext(files) if files else fetched as files:
     config = os.path.join(files.folder, 'config.gin')
     if not os.path.isfile(config):
       raise configuration.ConfigError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import pathlib
 import subprocess
@@ -57,6 +59,35 @@ TINY_RUN = (
     "INSTRUCTION = '?'",
   ),
 )
+
+
+def letters(
+  folder: pathlib.Path, recipe: str, *bindings: str, length: int
+) -> tuple[str, ...]:
+  """Flags of a run whose attempts are sometimes right by chance.
+
+  There are few letters: the last one of a word is the answer. The problems, all
+  words of a length, are written to the folder.
+  """
+  words = [''.join(found) for found in itertools.product('ab', repeat=length)]
+  rows = [{'prompt': f'{word}?', 'answer': word[-1]} for word in words]
+  lines = ''.join(json.dumps(row) + '\n' for row in rows)
+  (folder / 'letters.jsonl').write_text(lines, encoding='utf-8')
+  return (
+    *FILES,
+    JSONL,
+    algorithm(recipe),
+    *TINY_MODEL,
+    *bind(
+      f"TRAIN_FILE = '{folder}/letters.jsonl'",
+      'VOCABULARY = @vocabularies.CharVocabulary()',
+      "vocabularies.CharVocabulary.characters = 'ab?'",
+      'MAX_PROMPT_TOKENS = 8',
+      'MAX_ANSWER_TOKENS = 1',
+      'ATTEMPT_TOKENS = 2',
+      *bindings,
+    ),
+  )
 
 
 def run(module, *arguments: str) -> None:

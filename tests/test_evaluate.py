@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
+import pathlib
 import shutil
 
 import pytest
 
 from selfimprove import evaluate, generate, train
 from selfimprove.trained import open_workdir
-from tests import commands
+from selfimprove.training import checkpoint
+from tests import commands, fake_bucket
 from tests.commands import TINY_RUN, refusal
 
 METRICS = (
@@ -72,6 +75,29 @@ def test_what_training_measured_is_measured_again(workdir):
   logged = json.loads(lines[-1])
   for name in ('acc_t1', 'acc_t2', 'delta', 'changed'):
     assert found[name]['value'] == logged[f'eval/{name}']
+
+
+def test_the_small_files_of_a_run_in_a_bucket_are_fetched_once(
+  workdir, tmp_path, monkeypatch
+):
+  bucket = fake_bucket.install(monkeypatch, tmp_path)
+  # Orbax reads buckets by a library of its own.
+  monkeypatch.setattr(checkpoint, '_absolute', bucket.here)
+  run = pathlib.Path(bucket.here(fake_bucket.RUN))
+  shutil.copytree(workdir, run)
+  (run / 'evaluation_validation.json').unlink(missing_ok=True)
+  small = [path.name for path in run.iterdir() if path.is_file()]
+  commands.run(
+    evaluate,
+    f'--workdir={fake_bucket.RUN}',
+    '--samples=1',
+    '--split=validation',
+  )
+  assert 'config.gin' in small
+  fetched = sorted(os.path.basename(path) for path in bucket.read)
+  assert fetched == sorted(n for n in small if not n.endswith('.lock'))
+  found = json.loads((run / 'evaluation_validation.json').read_text('utf-8'))
+  assert 'acc_t2' in found
 
 
 def test_both_attempts_are_printed(workdir, capsys):

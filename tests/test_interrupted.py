@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import json
 import random
 import signal
 import time
@@ -16,7 +14,6 @@ import pytest
 from selfimprove.training.checkpoint import restore_params
 from selfimprove.training.metrics import read_rows
 from tests import commands
-from tests.commands import bind
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -43,28 +40,15 @@ def flags(tmp_path_factory):
   """A run with few enough letters that some attempts are right by chance."""
   folder = tmp_path_factory.mktemp('config')
   (folder / 'stages.gin').write_text(STAGES, encoding='utf-8')
-  words = [''.join(letters) for letters in itertools.product('ab', repeat=7)]
-  rows = [{'prompt': f'{word}?', 'answer': word[-1]} for word in words]
-  lines = ''.join(json.dumps(row) + '\n' for row in rows)
-  (folder / 'letters.jsonl').write_text(lines, encoding='utf-8')
-  return (
-    *commands.FILES,
-    commands.JSONL,
-    commands.algorithm('score'),
-    f'--gin_file={folder}/stages.gin',
-    *commands.TINY_MODEL,
-    *bind(
-      f"TRAIN_FILE = '{folder}/letters.jsonl'",
-      'VOCABULARY = @vocabularies.CharVocabulary()',
-      "vocabularies.CharVocabulary.characters = 'ab?'",
-      'MAX_PROMPT_TOKENS = 8',
-      'MAX_ANSWER_TOKENS = 1',
-      'ATTEMPT_TOKENS = 2',
-      f'STAGE_ONE_STEPS = {ONE}',
-      'STAGE_TWO_STEPS = 99',
-      "INSTRUCTION = '?'",
-    ),
+  found = commands.letters(
+    folder,
+    'score',
+    f'STAGE_ONE_STEPS = {ONE}',
+    'STAGE_TWO_STEPS = 99',
+    "INSTRUCTION = '?'",
+    length=7,
   )
+  return (*found, f'--gin_file={folder}/stages.gin')
 
 
 def _finish(process, *, seconds=1800):

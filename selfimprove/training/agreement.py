@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import selfimprove
+from selfimprove.line_difference import first_difference
 from selfimprove.training.signals import StopRequest
 
 _Result = TypeVar('_Result')
@@ -133,7 +134,7 @@ def check_same(facts: Mapping[str, str]) -> None:
     first, *others = texts(text)
     for number, other in enumerate(others, start=1):
       if other != first:
-        here, there = _first_difference(first, other)
+        here, there = first_difference(first, other)
         raise DisagreementError(
           f'The processes of this run differ in {name}: process 0 has '
           f'`{here}`, process {number} has `{there}`; start them alike.'
@@ -192,14 +193,3 @@ def stop_request(request: StopRequest) -> StopRequest:
   first = int(np.flatnonzero(asked)[0])
   name = signal.Signals(int(asked[first])).name
   return StopRequest(requested=True, reason=f'{name} (process {first})')
-
-
-def _first_difference(here: str, there: str) -> tuple[str, str]:
-  """The first line of each text that the other does not have in its place."""
-  left, right = here.splitlines(), there.splitlines()
-  for a, b in zip(left, right):
-    if a != b:
-      return a, b
-  longest = max(left, right, key=len)
-  extra = longest[min(len(left), len(right)) :] or ['']
-  return (extra[0], '') if len(left) > len(right) else ('', extra[0])

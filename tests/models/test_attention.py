@@ -11,27 +11,14 @@ import numpy as np
 import pytest
 
 from selfimprove.models.attention import KeyValue, attend, rotate
-
-HEADS, KV_HEADS, SIZE = 4, 2, 8
-
-
-def normal(seed, *shape):
-  return jax.random.normal(jax.random.key(seed), shape)
-
-
-def make_part(seed, positions):
-  positions = jnp.asarray(positions, jnp.int32)
-  rows, slots = positions.shape
-  return KeyValue(
-    keys=normal(seed, rows, KV_HEADS, slots, SIZE),
-    values=normal(seed + 1, rows, KV_HEADS, slots, SIZE),
-    positions=positions,
-  )
-
-
-def make_queries(positions):
-  positions = jnp.asarray(positions, jnp.int32)
-  return normal(7, *positions.shape, HEADS, SIZE), positions
+from tests.models.attention_inputs import (
+  HEADS,
+  KV_HEADS,
+  SIZE,
+  make_part,
+  make_queries,
+  normal,
+)
 
 
 def naive(query, query_positions, part, window, soft_cap):

@@ -10,32 +10,17 @@ import pytest
 from selfimprove import partitioning
 from selfimprove.models.attention import KeyValue, attend
 from selfimprove.models.attention_kernels import attend_whole, choose
+from tests.models.attention_inputs import make_part, make_queries
 
-HEADS, KV_HEADS, SIZE = 4, 2, 8
 PROMPT = [[-1, 0, 1], [0, 1, 2]]
 OWN = [[2, 3, -1, 4], [2, -1, -1, 3], [3, 4, 5, 6], [3, 4, -1, -1]]
-
-
-def normal(seed, *shape):
-  return jax.random.normal(jax.random.key(seed), shape)
-
-
-def make_part(seed, positions):
-  positions = jnp.asarray(positions, jnp.int32)
-  rows, slots = positions.shape
-  return KeyValue(
-    keys=normal(seed, rows, KV_HEADS, slots, SIZE),
-    values=normal(seed + 1, rows, KV_HEADS, slots, SIZE),
-    positions=positions,
-  )
 
 
 def case(shared):
   """Queries of ragged rows behind ragged prompts, each shared by two rows."""
   parts = (make_part(0, PROMPT),) if shared else ()
   parts = (*parts, make_part(2, OWN))
-  positions = jnp.asarray(OWN, jnp.int32)
-  return normal(7, *positions.shape, HEADS, SIZE), positions, parts
+  return *make_queries(OWN), parts
 
 
 def slopes(by, query, positions, parts, **options):

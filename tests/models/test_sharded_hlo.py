@@ -17,6 +17,8 @@ from selfimprove.models.config import TransformerConfig
 from selfimprove.models.transformer import make_policy
 from selfimprove.rollout.decode import Sampling
 from selfimprove.rollout.revise import Revise
+from selfimprove.scale.collectives import kind_of
+from selfimprove.scale.hlo import parse
 from selfimprove.training import step as steps
 from selfimprove.training.state import Models, Optimizers, abstract_state
 from selfimprove.types import Prompts
@@ -135,25 +137,27 @@ def stacked(found, sizes):
   return [
     r
     for r in found
-    if CONFIG.num_layers in r.shape
+    if CONFIG.num_layers in r.dims
     and r.size >= CONFIG.num_layers * smallest // sizes['model']
   ]
 
 
-def check_sample(text, sizes):
-  sent = hlo.collectives(text)
+def check_sample(module, sizes):
+  sent = hlo.shapes(hlo.collectives(module))
   assert kernel(sizes) <= max(r.size for r in sent) <= table(sizes)
   assert not stacked(sent, sizes)
   # Parameters are copied once: none is sent in the loops over tokens.
-  assert not [r for r in hlo.in_loops(text) if r.size >= kernel(sizes)]
+  in_loops = hlo.shapes(hlo.in_loops(module))
+  assert not [r for r in in_loops if r.size >= kernel(sizes)]
   # The cache is on the devices of its rows and heads, and nowhere else.
-  caches = [r.size for r in hlo.results(text) if r.shape[-2:] == CACHE]
+  made = hlo.shapes(hlo.instructions(module))
+  caches = [r.size for r in made if r.dims[-2:] == CACHE]
   whole = ROWS * CONFIG.num_kv_heads * CACHE[0] * CACHE[1]
   assert max(caches) == whole // 8
 
 
-def check_learn(text, sizes):
-  sent = hlo.collectives(text)
+def check_learn(module, sizes):
+  sent = hlo.shapes(hlo.collectives(module))
   # Hidden states that are divided along tokens are sent once, to be shifted.
   hidden = ROWS * sum(LIMITS, start=2) * CONFIG.embed_dim
   most = hidden // sizes.get('data', 1) // sizes['fsdp']
@@ -162,7 +166,8 @@ def check_learn(text, sizes):
   assert not stacked(sent, sizes)
   # Logits are divided over all devices, and nothing is larger than they.
   logits = ROWS * sum(LIMITS, start=2) * CONFIG.vocab_size
-  assert max(r.size for r in hlo.results(text)) <= logits // 8
+  made = hlo.shapes(hlo.instructions(module))
+  assert max(r.size for r in made) <= logits // 8
 
 
 def ids(sizes):
@@ -174,7 +179,7 @@ def ids(sizes):
 @pytest.mark.parametrize('platform', ['cpu', 'v5e:2x4'])
 def test_sampling_sends_each_parameter_once_and_no_cache(platform, sizes):
   text = compiled('sample', platform, tuple(sizes.items()))
-  check_sample(text, sizes)
+  check_sample(parse(text), sizes)
 
 
 @pytest.mark.slow
@@ -182,7 +187,7 @@ def test_sampling_sends_each_parameter_once_and_no_cache(platform, sizes):
 @pytest.mark.parametrize('platform', ['cpu', 'v5e:2x4'])
 def test_an_update_gathers_a_layer_at_a_time_and_no_logits(platform, sizes):
   text = compiled('learn', platform, tuple(sizes.items()))
-  check_learn(text, sizes)
+  check_learn(parse(text), sizes)
 
 
 @pytest.mark.slow
@@ -192,7 +197,7 @@ def test_an_update_with_the_kernel_for_tpus_compiles_over_all_axes():
   )
   # Forward, forward again, and back to queries and to keys.
   assert text.count('custom_call_target="tpu_custom_call"') >= 4
-  check = [r for r in hlo.results(text) if 'splash' in r.name]
+  check = [op for op in hlo.instructions(parse(text)) if 'splash' in op.name]
   assert check
 
 
@@ -207,10 +212,15 @@ ENTRY %main (a: f32[2]) -> f32[2] {
   ROOT %r = f32[2]{0} add(%a, %a)
 }
 """
-  found = hlo.collectives(text)
-  assert [(r.kind, r.dtype, r.shape, r.nbytes) for r in found] == [
+  module = parse(text)
+  assert [
+    (kind_of(op), shape.dtype, shape.dims, shape.bytes)
+    for op in hlo.collectives(module)
+    for shape in op.shapes
+  ] == [
     ('all-gather', 'bf16', (8, 16), 256),
     ('all-gather', 'f32', (2, 4), 32),
     ('all-gather', 'f32', (8, 4), 128),
   ]
-  assert [r.shape for r in hlo.in_loops(text)] == [(8, 16)]
+  in_loops = hlo.shapes(hlo.in_loops(module))
+  assert [shape.dims for shape in in_loops] == [(8, 16)]

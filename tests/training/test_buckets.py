@@ -6,57 +6,15 @@ import os
 import pathlib
 
 import pytest
-from etils.epath import backend as backends
-from etils.epath import gpath
 
 from selfimprove.training import buckets
-
-RUN = 'gs://mine/run'
-
-
-class Folder(backends._OsPathBackend):
-  """A bucket that is a folder, in which nothing can be appended to."""
-
-  def __init__(self, root):
-    self.root = root
-    self.written = []
-
-  def _here(self, path):
-    return os.fspath(path).replace('gs://', f'{self.root}/')
-
-  def open(self, path, mode):
-    assert 'a' not in mode
-    if 'w' in mode:
-      self.written.append(os.fspath(path))
-    return super().open(self._here(path), mode)
-
-  def exists(self, path):
-    return super().exists(self._here(path))
-
-  def isdir(self, path):
-    return super().isdir(self._here(path))
-
-  def listdir(self, path):
-    return super().listdir(self._here(path))
-
-  def makedirs(self, path, **options):
-    super().makedirs(self._here(path), **options)
+from tests import fake_bucket
+from tests.fake_bucket import RUN, Folder
 
 
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
-  made = Folder(tmp_path / 'buckets')
-  of_folders = gpath._GPath._backend
-  monkeypatch.setattr(
-    gpath._GPath,
-    '_backend',
-    property(
-      lambda path: (
-        made if os.fspath(path).startswith('gs:') else of_folders.fget(path)
-      )
-    ),
-  )
-  return made
+  return fake_bucket.install(monkeypatch, tmp_path / 'buckets')
 
 
 def there(bucket, name):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 import shutil
 import signal
@@ -19,7 +17,6 @@ import pytest
 from selfimprove.training.checkpoint import CheckpointStore
 from selfimprove.training.metrics import read_rows
 from tests import commands
-from tests.commands import bind
 from tests.training import one_of_many, tiny
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
@@ -161,25 +158,12 @@ def test_a_checkpoint_moves_between_meshes_bit_for_bit(two, alone):
 def flags(tmp_path_factory):
   """A run of the command whose attempts are sometimes right by chance."""
   folder = tmp_path_factory.mktemp('config')
-  words = [''.join(letters) for letters in itertools.product('ab', repeat=6)]
-  rows = [{'prompt': f'{word}?', 'answer': word[-1]} for word in words]
-  lines = ''.join(json.dumps(row) + '\n' for row in rows)
-  (folder / 'letters.jsonl').write_text(lines, encoding='utf-8')
-  return (
-    *commands.FILES,
-    commands.JSONL,
-    commands.algorithm('reinforce'),
-    *commands.TINY_MODEL,
-    *bind(
-      f"TRAIN_FILE = '{folder}/letters.jsonl'",
-      'VOCABULARY = @vocabularies.CharVocabulary()',
-      "vocabularies.CharVocabulary.characters = 'ab?'",
-      'MAX_PROMPT_TOKENS = 8',
-      'MAX_ANSWER_TOKENS = 1',
-      'ATTEMPT_TOKENS = 2',
-      f'STEPS = {STEPS}',
-      'loop.Schedule.checkpoint_every = 1',
-    ),
+  return commands.letters(
+    folder,
+    'reinforce',
+    f'STEPS = {STEPS}',
+    'loop.Schedule.checkpoint_every = 1',
+    length=6,
   )
 
 
