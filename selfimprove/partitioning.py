@@ -40,7 +40,18 @@ rest are axes of parameters.
 
 LAYOUTS: Mapping[str, Rules] = {
   # Parameters are gathered over `fsdp` where they are used, a layer at a time.
-  'training': {**RULES, 'embed': None},
+  'tensor_parallel': {**RULES, 'embed': None},
+  # Layers are gathered over `model` too, and rows divided over it: no
+  # activation is sent, nor computed twice.
+  'fully_sharded': {
+    **RULES,
+    'batch': ('data', 'fsdp', 'model'),
+    'rows': ('data', 'fsdp', 'model'),
+    'embed': None,
+    'heads': None,
+    'kv_heads': None,
+    'mlp': None,
+  },
   # The same, once for a whole rollout: nothing but activations is sent for a
   # token, and a device holds 1/model of all parameters while it lasts.
   'gathered': {
@@ -61,6 +72,9 @@ LAYOUTS: Mapping[str, Rules] = {
   },
 }
 """How arrays are laid out within a program, by what it does with them."""
+
+TRAINING_LAYOUTS = ('tensor_parallel', 'fully_sharded')
+"""Those of `LAYOUTS` in which rollouts are read and learned from."""
 
 DECODE_LAYOUTS = ('gathered', 'stationary')
 """Those of `LAYOUTS` in which tokens are drawn."""

@@ -22,7 +22,6 @@ from selfimprove.models.remat import MIXED
 
 _OWN = {'tpu': 'splash', 'gpu': 'cudnn', 'cuda': 'cudnn'}
 _BLOCKS = (512, 256, 128)
-_RULES = partitioning.LAYOUTS['training']
 
 
 def choose(
@@ -98,6 +97,7 @@ def attend_whole(
   window: Int[Array, ''] | int | None,
   soft_cap: float | None,
   segments: Int[Array, 'b n'] | None = None,
+  layout: str = 'tensor_parallel',
 ) -> Float[Array, 'b n h k']:
   """What `attention.attend` returns, by a kernel.
 
@@ -112,6 +112,7 @@ def attend_whole(
     window: number of latest positions seen; `cudnn` only.
     soft_cap: c in c * tanh(logit / c); `splash` only.
     segments: text of each query; `cudnn` only.
+    layout: of queries, keys and values; one of `partitioning.LAYOUTS`.
 
   Returns:
     The mix of values for each query head; arbitrary in empty slots.
@@ -119,7 +120,7 @@ def attend_whole(
   whole = _joined(parts, query.shape[0])
   if implementation == 'cudnn':
     return _cudnn(query, query_positions, whole, window, segments)
-  return _splash(query, whole, soft_cap)
+  return _splash(query, whole, soft_cap, partitioning.LAYOUTS[layout])
 
 
 def _joined(parts: Sequence[KeyValue], rows: int) -> KeyValue:
@@ -183,13 +184,17 @@ def _mask(
 
 
 def _splash(
-  query: Float[Array, 'b n h k'], whole: KeyValue, soft_cap: float | None
+  query: Float[Array, 'b n h k'],
+  whole: KeyValue,
+  soft_cap: float | None,
+  rules: partitioning.Rules,
 ) -> Float[Array, 'b n h k']:
   """Within a row positions grow with slots, so that a causal mask serves."""
   rows, length, heads, _ = query.shape
   kv_heads, slots = whole.keys.shape[1:3]
   shape = jax.sharding.get_abstract_mesh().shape
-  along, across = shape.get('sequence', 1), shape.get('model', 1)
+  along = shape.get('sequence', 1) if rules['tokens'] else 1
+  across = shape.get('model', 1) if rules['heads'] else 1
   across = across if heads % across == 0 else 1
   # Key-value heads that do not divide over devices are repeated until they do.
   share = heads // kv_heads if kv_heads % across else 1
@@ -204,6 +209,7 @@ def _splash(
   )
   mixed = _over_devices(
     kernel,
+    rules,
     _padded(query.swapaxes(1, 2), 2, width),
     _padded(jnp.repeat(whole.keys, share, axis=1), 2, breadth),
     _padded(jnp.repeat(whole.values, share, axis=1), 2, breadth),
@@ -243,7 +249,9 @@ def _kernel(
   )
 
 
-def _over_devices(kernel: Any, query: Array, keys: Array, *others: Any) -> Any:
+def _over_devices(
+  kernel: Any, rules: Any, query: Array, keys: Array, *others: Any
+) -> Any:
   """`kernel` of each row, on each device for the rows and heads it has.
 
   The ids of slots are 0 but for empty keys: a text of their own that nobody
@@ -264,7 +272,7 @@ def _over_devices(kernel: Any, query: Array, keys: Array, *others: Any) -> Any:
     return run(kernel, query, keys, *others)
 
   def spec(x: Array, *names: str | None) -> PartitionSpec:
-    return partitioning.partition_spec(names, x.shape, mesh.shape, _RULES)
+    return partitioning.partition_spec(names, x.shape, mesh.shape, rules)
 
   of_query = spec(query, 'batch', 'heads', 'tokens', None)
   of_keys = spec(keys, 'batch', 'kv_heads', None, None)

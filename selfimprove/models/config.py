@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from selfimprove.models.rope import RopeScaling, YarnScaling
-from selfimprove.partitioning import DECODE_LAYOUTS
+from selfimprove.partitioning import DECODE_LAYOUTS, TRAINING_LAYOUTS
 
 ACTIVATIONS = ('silu', 'gelu_tanh')
 DTYPES = ('float32', 'bfloat16')
@@ -70,6 +70,11 @@ class TransformerConfig:
     attention: what computes it where all tokens are read at once: `xla`;
       `splash`, the kernel for TPUs; `cudnn`, that for NVIDIA GPUs; or `auto`
       for the platform's own where it applies. Decoding is always by `xla`.
+    training_layout: how layers lie over the mesh while texts are read and
+      learned from: `tensor_parallel` splits heads and feed-forward over
+      `model`; `fully_sharded` splits the rows over it instead and gathers a
+      layer whole, which sends less where rows are many and divide over all
+      devices.
     decode_layout: how parameters lie over the mesh while tokens are drawn:
       `gathered` has 1/model of them on each device, in `dtype`, copied there
       once for a rollout; `stationary` leaves them divided over `fsdp` too and
@@ -107,6 +112,7 @@ class TransformerConfig:
   param_dtype: str = 'float32'
   remat: str = 'none'
   attention: str = 'auto'
+  training_layout: str = 'tensor_parallel'
   decode_layout: str = 'gathered'
   scan_layers: bool = True
 
@@ -160,6 +166,7 @@ class TransformerConfig:
       'param_dtype': DTYPES,
       'attention': ATTENTION,
       'remat': REMAT,
+      'training_layout': TRAINING_LAYOUTS,
       'decode_layout': DECODE_LAYOUTS,
     }
     for name, choices in known.items():

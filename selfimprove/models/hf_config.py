@@ -83,7 +83,13 @@ def from_folder(
 
 
 # How a model is computed, which is not what it computes.
-_HOW = ('remat', 'attention', 'decode_layout', 'scan_layers')
+_HOW = (
+  'remat',
+  'attention',
+  'training_layout',
+  'decode_layout',
+  'scan_layers',
+)
 
 
 def check_same(

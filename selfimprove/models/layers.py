@@ -76,7 +76,7 @@ class Projection(nn.Module):
   names: tuple[str, ...]
   inputs: int = 1
   use_bias: bool = False
-  layout: str = 'training'
+  layout: str = 'tensor_parallel'
 
   @nn.compact
   def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
@@ -115,7 +115,7 @@ class Attention(nn.Module):
   """Grouped-query attention over cached parts and over its own tokens."""
 
   config: TransformerConfig
-  layout: str = 'training'
+  layout: str = 'tensor_parallel'
 
   @nn.compact
   def __call__(
@@ -165,7 +165,9 @@ class Attention(nn.Module):
     )
     by = attend
     if implementation != 'xla':
-      by = functools.partial(attend_whole, implementation=implementation)
+      by = functools.partial(
+        attend_whole, implementation=implementation, layout=self.layout
+      )
     own = fresh if own is None else _append(own, fresh, index)
     mixed = by(
       query,
@@ -217,7 +219,7 @@ class FeedForward(nn.Module):
   """The gated layer act(x W_gate) * (x W_up) W_down (arXiv 2002.05202)."""
 
   config: TransformerConfig
-  layout: str = 'training'
+  layout: str = 'tensor_parallel'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
@@ -236,7 +238,7 @@ class Block(nn.Module):
   """Attention and feed-forward, each with a residual connection."""
 
   config: TransformerConfig
-  layout: str = 'training'
+  layout: str = 'tensor_parallel'
 
   @nn.compact
   def __call__(

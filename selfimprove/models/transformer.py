@@ -130,7 +130,7 @@ def _apply(
     params['embedder']['table'],
     tokens,
     dtype=jnp.dtype(config.dtype),
-    rules=partitioning.LAYOUTS[layout],
+    rules=partitioning.LAYOUTS[_layout_of_tables(layout)],
   )
   x = x * jnp.asarray(config.embed_scale, x.dtype)
   parts = (params['layers'], cache.own, *cache.shared)
@@ -146,7 +146,12 @@ def _apply(
 def _layout_of(config: TransformerConfig, params: Params) -> str:
   """Which of `partitioning.LAYOUTS` the parameters are in, by their form."""
   in_decode_layout = isinstance(params['layers'], tuple)
-  return config.decode_layout if in_decode_layout else 'training'
+  return config.decode_layout if in_decode_layout else config.training_layout
+
+
+def _layout_of_tables(layout: str) -> str:
+  """That of embedding and head, whose vocabulary is always divided."""
+  return 'tensor_parallel' if layout == 'fully_sharded' else layout
 
 
 def _run_block(
@@ -250,7 +255,8 @@ def _unembed(
     kernel, names = params['embedder']['table'], ('vocab', 'embed')
   else:
     kernel, names = params['head']['kernel'], ('embed', 'vocab')
-  rules = partitioning.LAYOUTS[_layout_of(config, params)]
+  layout = _layout_of_tables(_layout_of(config, params))
+  rules = partitioning.LAYOUTS[layout]
   kernel = partitioning.gather(kernel.astype(hidden.dtype), *names, rules=rules)
   logits = jax.lax.dot_general(
     hidden,

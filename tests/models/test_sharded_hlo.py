@@ -190,6 +190,29 @@ def test_an_update_gathers_a_layer_at_a_time_and_no_logits(platform, sizes):
   check_learn(parse(text), sizes)
 
 
+def summed_forward(module):
+  """Sums over devices in layers of the forward pass: of activations."""
+  return [
+    op
+    for op in hlo.in_loops(module)
+    if kind_of(op) in ('all-reduce', 'reduce-scatter')
+    and 'Block' in op.op_name
+    and 'transpose(' not in op.op_name
+  ]
+
+
+@pytest.mark.slow
+def test_rows_that_are_divided_over_all_devices_send_no_activations():
+  sizes = tuple(MESHES[0].items())
+  split = parse(compiled('learn', 'cpu', sizes))
+  whole = parse(
+    compiled('learn', 'cpu', sizes, training_layout='fully_sharded')
+  )
+  assert summed_forward(split)
+  assert not summed_forward(whole)
+  assert not stacked(hlo.shapes(hlo.collectives(whole)), MESHES[0])
+
+
 @pytest.mark.slow
 def test_an_update_with_the_kernel_for_tpus_compiles_over_all_axes():
   text = compiled(

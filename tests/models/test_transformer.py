@@ -255,7 +255,15 @@ def test_final_soft_cap_bounds_the_logits(params):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('layout', ['gathered', 'stationary'])
+@pytest.mark.parametrize(
+  'layouts',
+  [
+    {'decode_layout': 'gathered'},
+    {'decode_layout': 'stationary'},
+    {'training_layout': 'fully_sharded'},
+  ],
+  ids=lambda layouts: ''.join(layouts.values()),
+)
 @pytest.mark.parametrize(
   'sizes',
   [
@@ -266,9 +274,9 @@ def test_final_soft_cap_bounds_the_logits(params):
   ids=['4x2', '2x2x2', 'sequence'],
 )
 def test_a_sharded_forward_pass_equals_that_of_one_device(
-  sizes, layout, params, rows, expected
+  sizes, layouts, params, rows, expected
 ):
-  policy = make_policy(dataclasses.replace(CONFIG, decode_layout=layout))
+  policy = make_policy(dataclasses.replace(CONFIG, **layouts))
   mesh = partitioning.make_mesh(**sizes)
   placement = partitioning.shardings(policy.logical_axes(), params, mesh)
   placed = jax.device_put(params, placement)
