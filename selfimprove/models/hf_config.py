@@ -60,6 +60,8 @@ def from_folder(
   dtype: str = 'bfloat16',
   param_dtype: str | None = None,
   remat: str = 'full',
+  training_layout: str = 'tensor_parallel',
+  decode_layout: str = 'gathered',
 ) -> TransformerConfig:
   """The decoder of a checkpoint.
 
@@ -68,6 +70,8 @@ def from_folder(
     dtype: of activations and the cache.
     param_dtype: of parameters; None for what the checkpoint stores.
     remat: what the backward pass recomputes, one of `config.REMAT`.
+    training_layout: of layers over the mesh, as in `TransformerConfig`.
+    decode_layout: the same, while tokens are drawn.
 
   Returns:
     Its shape and options.
@@ -79,7 +83,12 @@ def from_folder(
   config = to_transformer(
     read_config(folder), dtype=dtype, param_dtype=param_dtype
   )
-  return dataclasses.replace(config, remat=remat)
+  return dataclasses.replace(
+    config,
+    remat=remat,
+    training_layout=training_layout,
+    decode_layout=decode_layout,
+  )
 
 
 # How a model is computed, which is not what it computes.

@@ -197,6 +197,8 @@ def published(
   dtype: str = 'bfloat16',
   param_dtype: str = 'float32',
   remat: str = 'full',
+  training_layout: str = 'tensor_parallel',
+  decode_layout: str = 'gathered',
 ) -> TransformerConfig:
   """The decoder of a published checkpoint.
 
@@ -205,6 +207,8 @@ def published(
     dtype: of activations and the cache.
     param_dtype: of parameters.
     remat: what the backward pass recomputes, one of `config.REMAT`.
+    training_layout: of layers over the mesh, as in `TransformerConfig`.
+    decode_layout: the same, while tokens are drawn.
 
   Returns:
     Its shape and options.
@@ -215,4 +219,9 @@ def published(
   config = to_transformer(
     fields(name=name), dtype=dtype, param_dtype=param_dtype
   )
-  return dataclasses.replace(config, remat=remat)
+  return dataclasses.replace(
+    config,
+    remat=remat,
+    training_layout=training_layout,
+    decode_layout=decode_layout,
+  )

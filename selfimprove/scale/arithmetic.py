@@ -28,6 +28,10 @@ FREE = frozenset(
   }
 )
 """Opcodes that move nothing."""
+_SPLASH = re.compile(r'splash_mha_(fwd|dkv|dq)')
+# Queries times keys and weights times values; going back, the weights again
+# and the products for each gradient.
+_SPLASH_PRODUCTS = {'fwd': 2, 'dkv': 4, 'dq': 3}
 _READS_A_PART = ('dynamic-slice', 'slice', 'gather')
 _PASSES_ON = ('bitcast', 'convert', 'copy', 'reshape', 'transpose')
 
@@ -50,8 +54,26 @@ def flops(op: Op, computation: Computation) -> float:
     return _convolution(op, computation)
   if op.opcode == 'custom-call':
     said = re.search(r'"cost_estimate":\{[^}]*?"flops":"?(\d+)', op.rest)
-    return float(said[1]) if said else 0.0
+    return float(said[1]) if said else _attention(op, computation)
   return 0.0
+
+
+def _attention(op: Op, computation: Computation) -> float:
+  """Products of a splash kernel, of which the compiler knows nothing."""
+  kind = _SPLASH.search(op.op_name)
+  wide = [
+    shape.dims
+    for name in op.operands
+    if name in computation.ops
+    for shape in computation.ops[name].shapes
+    if len(shape.dims) == 4 and shape.dtype != 's32'
+  ]
+  if not kind or len(wide) < 2:
+    return 0.0
+  (rows, heads, length, size), keys = wide[0], wide[1]
+  # Query i of the last `length` slots sees all before it, blocks or not.
+  seen = keys[2] - (length - 1) / 2
+  return _SPLASH_PRODUCTS[kind[1]] * 2.0 * rows * heads * length * seen * size
 
 
 def _convolution(op: Op, computation: Computation) -> float:

@@ -11,6 +11,9 @@ from selfimprove.scale.collectives import Network
 from selfimprove.scale.hlo import Computation, Module, Op
 
 _PHASE = re.compile(r'phase\.(\w+)')
+KERNELS = 0.5
+"""The share of the peak that kernels of attention are taken to reach: neither
+the compiler nor a clock says how fast they are."""
 OTHER = 'other'
 """The part of a program that no scope `phase.<name>` names."""
 
@@ -39,6 +42,7 @@ class Cost:
     bytes: read from HBM and written to it.
     needed_bytes: what loops over tokens carry, once per iteration: weights and
       cache, which cannot be read less often; 0 elsewhere.
+    carried_bytes: what one iteration of them carries.
     busy_seconds: of the compiler's estimated cycles; of instructions for which
       it gives none, bytes over the rate of the memory.
     exposed_seconds: of collectives that nothing hides.
@@ -48,6 +52,7 @@ class Cost:
   flops: float = 0.0
   bytes: float = 0.0
   needed_bytes: float = 0.0
+  carried_bytes: float = 0.0
   busy_seconds: float = 0.0
   exposed_seconds: float = 0.0
   collectives: dict[str, Traffic] = dataclasses.field(default_factory=dict)
@@ -88,7 +93,7 @@ def _walk(
 ) -> None:
   """Adds a computation that runs so often."""
   computation = module.computations[name]
-  hidden, busy = dict[str, float](), 0.0
+  hidden, busy, moving = dict[str, float](), 0.0, 0.0
   for op in computation.ops.values():
     inside = phase_of(op, phase)
     cost = costs.setdefault(inside, Cost())
@@ -96,6 +101,7 @@ def _walk(
       count = times * hlo.trips(op, module)
       if inside.startswith('decode_') and not phase.startswith('decode_'):
         cost.needed_bytes += count * op.bytes
+        cost.carried_bytes = max(cost.carried_bytes, op.bytes)
       _walk(module, op.called['condition'][0], count, inside, network, costs)
       _walk(module, op.called['body'][0], count, inside, network, costs)
     elif op.opcode in ('call', 'async-start') and op.called:
@@ -108,6 +114,12 @@ def _walk(
     else:
       seconds = _add(cost, op, computation, module, times, network, hidden)
       busy += seconds
+      moving += _moving(op, computation, module, network)
+  # What is fetched ahead of its use shares the memory's rate with the rest.
+  if moving > busy:
+    cost = costs[phase if phase in costs else OTHER]
+    cost.busy_seconds += times * (moving - busy)
+    busy = moving
   _expose(costs, hidden, busy, times, phase)
 
 
@@ -150,9 +162,20 @@ def _add(
     done = sum(
       arithmetic.flops(*pair) for pair in _fused(op, computation, module)
     )
-    seconds = max(seconds, done / chip.flops)
+    share = KERNELS if op.opcode == 'custom-call' else 1.0
+    seconds = max(seconds, done / (share * chip.flops))
   cost.busy_seconds += times * seconds
   return seconds
+
+
+def _moving(
+  op: Op, computation: Computation, module: Module, network: Network
+) -> float:
+  """Seconds that an instruction occupies the memory of the chip."""
+  if collectives.kind_of(op):
+    return 0.0
+  moved = arithmetic.traffic(op, computation, module)
+  return moved / network.chip.hbm_rate
 
 
 def _fused(

@@ -302,6 +302,15 @@ def _line(program: Program, near: Measured, far: Measured, to: int) -> Measured:
   (a,), (b,) = near.layers, far.layers
   share = (to - a) / (b - a)
   found = near.memory.line_to(far.memory, share=share)
+  costs = cost.combine(near.costs, far.costs, share=share)
+  # At few layers something else may be the peak than weights and cache, which
+  # stay while tokens are drawn: the line must not fall below these.
+  beside = max(
+    0.0, *(one.memory.temporaries - _carried(one.costs) for one in (near, far))
+  )
+  found = dataclasses.replace(
+    found, temporaries=max(found.temporaries, _carried(costs) + beside)
+  )
   # What is there before it runs is known without a line.
   state = memory.on_a_chip(program.state)
   others = memory.on_a_chip(program.others)
@@ -309,11 +318,16 @@ def _line(program: Program, near: Measured, far: Measured, to: int) -> Measured:
   return Measured(
     program=program,
     memory=dataclasses.replace(found, resident=resident),
-    costs=cost.combine(near.costs, far.costs, share=share),
+    costs=costs,
     padding=far.padding,
     compile_seconds=near.compile_seconds + far.compile_seconds,
     layers=(a, b),
   )
+
+
+def _carried(costs: Mapping[str, Cost]) -> float:
+  """Bytes that the largest loop over tokens carries."""
+  return max((one.carried_bytes for one in costs.values()), default=0.0)
 
 
 def _refused(

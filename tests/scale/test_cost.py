@@ -177,6 +177,26 @@ def test_a_kernel_of_several_lines_does_not_end_the_program():
   assert sum(one.flops for one in found.values()) == 2 * 8**3
 
 
+def test_attention_kernels_count_what_their_queries_see():
+  text = KERNEL.replace(
+    'p: f32[8,8]', 'p: f32[8,8], q: bf16[2,4,8,16], k: bf16[2,1,24,16]'
+  )
+  text = text.replace(
+    '  %kernel',
+    '  %q = bf16[2,4,8,16]{3,2,1,0} parameter(1)\n'
+    '  %k = bf16[2,1,24,16]{3,2,1,0} parameter(2)\n  %kernel',
+    1,
+  )
+  text = text.replace('custom-call(%p)', 'custom-call(%p, %q, %k, %k)')
+  text = text.replace('prefill/kernel', 'prefill/splash_mha_fwd_residuals')
+  module = hlo.parse(text)
+  found = cost.of_program(module, NETWORK)
+  # Two products for 2 rows of 4 heads of size 16; the last 8 of 24 places see
+  # 17 to 24 places.
+  wanted = 2 * 2 * 2 * 4 * 16 * sum(range(17, 25)) + 2 * 8**3
+  assert sum(one.flops for one in found.values()) == wanted
+
+
 def test_a_line_through_two_costs_reaches_the_third():
   a, b, c = (
     costs(scanned, array(64, 64), array(n, 64, 64)) for n in (2, 4, 10)
