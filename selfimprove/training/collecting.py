@@ -262,7 +262,12 @@ def _tokens(rollout: Rollout) -> float:
 
 
 def sample_again(
-  models: Any, algorithm: Algorithm, state: TrainState, prompts: Prompts
+  models: Any,
+  algorithm: Algorithm,
+  state: TrainState,
+  prompts: Prompts,
+  *,
+  plan: steps.Plan = steps.WHOLE,
 ) -> Rollout:
   """Second tries, with randomness of their own.
 
@@ -271,17 +276,16 @@ def sample_again(
     algorithm: whose `collect.retry` samples.
     state: parameters, seed and step.
     prompts: that failed.
+    plan: how many of them are sampled for at one time.
 
   Returns:
     `p * group_size` samples.
   """
   key = jax.random.fold_in(stream_key(state.seed, 'retry'), state.step)
   retry = collect.retry_of(algorithm)
-  return retry.rollout(
-    models.policy,
-    steps.sampled_params(models, algorithm, state),
-    prompts,
-    key,
+  params = steps.sampled_params(models, algorithm, state)
+  return steps.draw(
+    retry.rollout, models.policy, params, prompts, key, plan=plan
   )
 
 

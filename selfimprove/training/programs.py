@@ -89,7 +89,7 @@ class Build:
       The compiled function.
     """
     return jax.jit(
-      functools.partial(sample, self.models),
+      functools.partial(sample, self.models, plan=self.stage.plan),
       out_shardings=partitioning.rows(self.mesh),
     )
 
@@ -132,11 +132,12 @@ def check_divides(stage: Stage, mesh: Mesh) -> None:
   if not divides(stage, shards):
     part, group = _part(stage)
     rows = 'packed rows' if stage.packed_rows else 'samples'
+    drawn = f', {stage.prompts_at_once} prompts sampled at once'
     raise ValueError(
       f'Stage {stage.name!r}: a micro-batch has {part} prompts with {group} '
-      f'{rows} each, which do not divide over data x fsdp = {shards} devices; '
-      'change prompts_per_step, group_size, microbatches, minibatches or the '
-      'mesh.'
+      f'{rows} each{drawn if stage.prompts_at_once else ""}, which do not '
+      f'divide over data x fsdp = {shards} devices; change prompts_per_step, '
+      'group_size, microbatches, minibatches, prompts_at_once or the mesh.'
     )
 
 
@@ -151,7 +152,11 @@ def divides(stage: Stage, shards: int) -> bool:
     Whether no device is left without a row.
   """
   part, group = _part(stage)
-  return part * group % shards == 0
+  at_once = stage.prompts_per_step // stage.plan.parts_to_sample(
+    stage.prompts_per_step
+  )
+  samples = at_once * stage.algorithm.rollout.group_size
+  return part * group % shards == 0 and samples % shards == 0
 
 
 def _part(stage: Stage) -> tuple[int, int]:

@@ -61,6 +61,8 @@ class Stage:
     packed_rows: rows, fewer than the samples of a group, into which these are
       packed for the update: less to compute where most are short. A batch that
       does not fit is read unpacked; nothing is lost. 0 for a row each.
+    prompts_at_once: prompts whose samples are drawn at one time, which bounds
+      the memory of the cache and changes no sample; 0 for all of a step.
     critic_optimizer: of the critic; None trains none.
     reference: (state) -> reference parameters, applied when the stage begins.
     advance: condition that ends the stage early.
@@ -77,6 +79,7 @@ class Stage:
   epochs: int = 1
   minibatches: int = 1
   packed_rows: int = 0
+  prompts_at_once: int = 0
   critic_optimizer: optax.GradientTransformation | None = None
   reference: Callable[[TrainState], Params] = keep_reference
   advance: Condition | None = None
@@ -96,11 +99,16 @@ class Stage:
           f'Stage {self.name!r}: {name}={value!r} but must be an integer, at '
           'least 1; to leave a stage out, take it off the list.'
         )
-    if not isinstance(self.packed_rows, int) or self.packed_rows < 0:
-      raise ValueError(
-        f'Stage {self.name!r}: packed_rows={self.packed_rows!r} but must be an '
-        'integer: rows per group, or 0 for no packing.'
-      )
+    for name, meaning in (
+      ('packed_rows', 'rows per group, or 0 for no packing'),
+      ('prompts_at_once', 'prompts sampled together, or 0 for all'),
+    ):
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 0:
+        raise ValueError(
+          f'Stage {self.name!r}: {name}={value!r} but must be an integer: '
+          f'{meaning}.'
+        )
     if self.optimizer is None and self.critic_optimizer is None:
       raise ValueError(
         f'Stage {self.name!r} has neither an optimizer nor a critic_optimizer, '
@@ -122,6 +130,7 @@ class Stage:
       minibatches=self.minibatches,
       microbatches=self.microbatches,
       packed_rows=self.packed_rows,
+      prompts_at_once=self.prompts_at_once,
     )
 
   @property

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from selfimprove.algorithms.base import Algorithm
+from selfimprove.algorithms.base import Algorithm, RolloutFn
 from selfimprove.training import measures, packing, streams
 from selfimprove.training.finite import finite_codes
-from selfimprove.training.microbatches import take_groups
+from selfimprove.training.microbatches import join, split, take_groups
 from selfimprove.training.objective import Credited, value_and_grad
 from selfimprove.training.state import (
   Models,
@@ -25,7 +25,7 @@ from selfimprove.training.state import (
   reference_params,
   stream_key,
 )
-from selfimprove.types import Metrics, Params, Prompts, Rollout
+from selfimprove.types import Metrics, Params, Policy, Prompts, Rollout
 
 
 class Plan(NamedTuple):
@@ -37,21 +37,46 @@ class Plan(NamedTuple):
     microbatches: parts in which the gradient of an update is computed.
     packed_rows: rows into which the samples of a group are packed while the
       networks read them; 0 for a row each.
+    prompts_at_once: prompts whose samples are drawn at one time; 0 for all.
   """
 
   epochs: int = 1
   minibatches: int = 1
   microbatches: int = 1
   packed_rows: int = 0
+  prompts_at_once: int = 0
 
   @property
   def updates(self) -> int:
     """Updates that follow from one batch."""
     return self.epochs * self.minibatches
 
+  def parts_to_sample(self, count: int) -> int:
+    """Parts in which prompts are sampled for.
+
+    Args:
+      count: of prompts.
+
+    Returns:
+      The fewest that divide them into parts that are small enough.
+    """
+    most = self.prompts_at_once or count
+    return next(
+      n for n in range(1, count + 1) if count <= n * most and count % n == 0
+    )
+
+
+WHOLE = Plan()
+"""One update of all samples, which are drawn together."""
+
 
 def sample(
-  models: Models, algorithm: Algorithm, state: TrainState, prompts: Prompts
+  models: Models,
+  algorithm: Algorithm,
+  state: TrainState,
+  prompts: Prompts,
+  *,
+  plan: Plan = WHOLE,
 ) -> Rollout:
   """The rollout of a step: a function of run seed, step and prompts.
 
@@ -60,13 +85,50 @@ def sample(
     algorithm: whose `rollout` samples.
     state: parameters, seed and step.
     prompts: the batch.
+    plan: how many of them are sampled for at one time.
 
   Returns:
     `p * group_size` samples.
   """
   key = jax.random.fold_in(stream_key(state.seed, 'rollout'), state.step)
   params = sampled_params(models, algorithm, state)
-  return algorithm.rollout(models.policy, params, prompts, key)
+  return draw(algorithm.rollout, models.policy, params, prompts, key, plan=plan)
+
+
+def draw(
+  rollout: RolloutFn,
+  policy: Policy,
+  params: Params,
+  prompts: Prompts,
+  key: Key[Array, ''],
+  *,
+  plan: Plan,
+) -> Rollout:
+  """Samples for a batch, part by part where it asks for that.
+
+  A row's randomness is that of its prompt and number, so the parts change no
+  sample: they only bound the memory of the cache.
+
+  Args:
+    rollout: how samples are drawn.
+    policy: the model.
+    params: its parameters.
+    prompts: the batch.
+    key: of the step.
+    plan: how many prompts are sampled for at one time.
+
+  Returns:
+    `p * group_size` samples.
+  """
+  count, group = prompts.example_id.shape[0], rollout.group_size
+  parts = plan.parts_to_sample(count)
+  if parts == 1:
+    return rollout(policy, params, prompts, key)
+  dealt = split(prompts, parts=parts, group_size=1)
+  drawn = jax.lax.map(lambda part: rollout(policy, params, part, key), dealt)
+  whole: Rollout = join(drawn, group_size=group)
+  numbers = jnp.repeat(jnp.arange(count, dtype=jnp.int32), group)
+  return dataclasses.replace(whole, group_id=numbers)
 
 
 def sampled_params(
@@ -157,7 +219,7 @@ def step(
   Returns:
     What `learn` returns.
   """
-  rollout = sample(models, algorithm, state, prompts)
+  rollout = sample(models, algorithm, state, prompts, plan=plan)
   verify: Any = algorithm.reward  # `programs` takes rewards on the host apart.
   with jax.named_scope('phase.reward'):
     rewards = verify(rollout, prompts)

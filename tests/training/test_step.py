@@ -169,6 +169,25 @@ def test_a_state_without_comparisons_holds_no_reference():
   assert jnp.issubdtype(state.seed.dtype, jnp.uint32)
 
 
+@pytest.mark.parametrize(('at_once', 'parts'), [(16, 1), (8, 2), (7, 4)])
+def test_samples_do_not_depend_on_how_many_are_drawn_at_once(at_once, parts):
+  state, prompts = _state(_stage(), tiny.mesh()), tiny.prompts(PROMPTS)
+  plan = steps.Plan(prompts_at_once=at_once)
+  assert plan.parts_to_sample(PROMPTS) == parts
+  algorithm = tiny.algorithm()
+  wanted, found = (
+    jax.jit(functools.partial(steps.sample, MODELS, plan=plan))(
+      algorithm, state, prompts
+    )
+    for plan in (steps.WHOLE, plan)
+  )
+  for name in ('tokens', 'positions', 'turn', 'group_id', 'example_id'):
+    np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+  np.testing.assert_allclose(
+    found.sampler_logprobs, wanted.sampler_logprobs, atol=1e-5
+  )
+
+
 def test_samples_may_be_those_of_the_reference():
   state = _state(_stage(), tiny.mesh())
   mine, theirs = (
