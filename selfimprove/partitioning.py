@@ -30,12 +30,14 @@ RULES: Rules = {
   'mlp': 'model',
   'layers': None,
   'norm': None,
+  'spread': ('fsdp', 'model'),
 }
 """How arrays are kept between programs; the other tables say what differs.
 
 `batch` are rows of attention and its cache, `rows` those of the residual
 stream, `tokens` and `width` its other axes, `flat` both rows and tokens; the
-rest are axes of parameters.
+rest are axes of parameters: `spread` is the one along which a parameter is
+divided that is used whole (`kept_names`).
 """
 
 LAYOUTS: Mapping[str, Rules] = {
@@ -51,6 +53,7 @@ LAYOUTS: Mapping[str, Rules] = {
     'heads': None,
     'kv_heads': None,
     'mlp': None,
+    'spread': None,
   },
   # The same, once for a whole rollout: nothing but activations is sent for a
   # token, and a device holds 1/model of all parameters while it lasts.
@@ -348,6 +351,35 @@ def _one_device() -> bool:
   return mesh.empty or mesh.size == 1
 
 
+def kept_names(
+  names: Sequence[str | None], layout: str
+) -> tuple[str | None, ...]:
+  """The names of a layer's parameter by which it is kept.
+
+  What is used whole is divided along one axis: put together from parts along
+  two, it would be copied once more.
+
+  Args:
+    names: of its axes.
+    layout: in which it is used; one of `TRAINING_LAYOUTS`.
+
+  Returns:
+    Names for `RULES`.
+
+  >>> kept_names(('layers', 'mlp', 'embed'), 'fully_sharded')
+  ('layers', 'spread', None)
+  """
+  names = tuple(names)
+  if layout != 'fully_sharded' or 'embed' not in names:
+    return names
+  # The parts of the first axis are neighbours in memory; heads are too few.
+  along = 'embed'
+  if 'mlp' in names and names.index('mlp') < names.index('embed'):
+    along = 'mlp'
+  kept = {along: 'spread', 'layers': 'layers'}
+  return tuple(kept.get(str(name)) for name in names)
+
+
 def constrain(
   x: jax.Array, *names: str | None, rules: Rules = RULES
 ) -> jax.Array:
@@ -428,7 +460,12 @@ def _take_rows_backward(dtype: Any, rules: Any, saved: Any, slope: Any) -> Any:
 _take_rows.defvjp(_take_rows_forward, _take_rows_backward)
 
 
-def gather(x: jax.Array, *names: str | None, rules: Rules) -> jax.Array:
+def gather(
+  x: jax.Array,
+  *names: str | None,
+  rules: Rules,
+  kept: Sequence[str | None] | None = None,
+) -> jax.Array:
   """A parameter in the layout in which it is used.
 
   Its gradient goes back to the layout in which it is kept as soon as it is
@@ -438,27 +475,31 @@ def gather(x: jax.Array, *names: str | None, rules: Rules) -> jax.Array:
     x: array inside jit, laid out by `RULES`.
     *names: logical name of each of its axes.
     rules: the table; one of `LAYOUTS`.
+    kept: names by which it is kept, if others.
 
   Returns:
     The same values.
   """
   if _one_device():
     return x
-  return _gather(x, names, tuple(rules.items()))
+  return _gather(x, names, tuple(rules.items()), tuple(kept or names))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gather(x: jax.Array, names: Any, rules: Any) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(x: jax.Array, names: Any, rules: Any, kept: Any) -> jax.Array:
+  del kept
   return constrain(x, *names, rules=dict(rules))
 
 
-def _gather_forward(x: jax.Array, names: Any, rules: Any) -> tuple[Any, None]:
-  return _gather(x, names, rules), None
+def _gather_forward(x: jax.Array, *how: Any) -> tuple[Any, None]:
+  return _gather(x, *how), None
 
 
-def _gather_backward(names: Any, rules: Any, _: None, slope: Any) -> Any:
-  del rules
-  return (constrain(slope, *names),)
+def _gather_backward(
+  names: Any, rules: Any, kept: Any, _: None, slope: Any
+) -> Any:
+  del names, rules
+  return (constrain(slope, *kept),)
 
 
 _gather.defvjp(_gather_forward, _gather_backward)

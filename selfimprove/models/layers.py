@@ -86,7 +86,12 @@ class Projection(nn.Module):
     kernel: Any = self.param('kernel', init, self.shape, stored)
     outer, fan_in = x.shape[: x.ndim - self.inputs], self.shape[: self.inputs]
     rules = partitioning.LAYOUTS[self.layout]
-    kernel = partitioning.gather(kernel.astype(dtype), *self.names, rules=rules)
+    kernel = partitioning.gather(
+      kernel.astype(dtype),
+      *self.names,
+      rules=rules,
+      kept=partitioning.kept_names(self.names, self.layout),
+    )
     # As matrices: with more axes the CPU compiler copies both operands of the
     # kernel's gradient into transposed form first. Rows and tokens are one axis
     # then, which cannot be divided over devices along both.

@@ -55,7 +55,7 @@ def make_policy(config: TransformerConfig) -> Policy:
     unembed=functools.partial(_unembed, config),
     fork=functools.partial(_fork, config),
     decode_params=functools.partial(_decode_params, config),
-    logical_axes=functools.partial(_logical_axes, config),
+    logical_axes=functools.partial(_kept_axes, config),
   )
 
 
@@ -106,6 +106,16 @@ def _logical_axes(config: TransformerConfig) -> Any:
     lambda names: ('layers', *names), axes['layers'], is_leaf=_is_names
   )
   return axes
+
+
+def _kept_axes(config: TransformerConfig) -> Any:
+  """Names by which parameters are kept between programs."""
+  axes = _logical_axes(config)
+  kept = functools.partial(
+    partitioning.kept_names, layout=config.training_layout
+  )
+  layers = jax.tree.map(kept, axes['layers'], is_leaf=_is_names)
+  return {**axes, 'layers': layers}
 
 
 def _apply(
