@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool
 
-from selfimprove import partitioning
+from selfimprove import partitioning, placement
 from selfimprove.algorithms.base import (
   HostReward,
   RewardFn,
@@ -102,13 +102,13 @@ def make_collect(
   def collect(networks: Networks, key: jax.Array) -> Attempts:
     correct, answers = [], []
     for prompts, valid in in_order(table, batch_size=batch_size):
-      placed = partitioning.place_rows(prompts, mesh)
+      placed = placement.place_rows(prompts, mesh)
       with jax.set_mesh(mesh):
         samples = sample(rollout, networks['policy'], placed, key)
         rewards = verdicts(networks, samples, placed)
       by_problem = rewards.reshape(len(valid), rollout.group_size, -1)
       correct.append(by_problem[valid] > RIGHT)
-      answers.extend(_grouped(partitioning.gathered(samples, mesh), valid))
+      answers.extend(_grouped(placement.gathered(samples, mesh), valid))
     return Attempts(correct=np.concatenate(correct), answers=answers)
 
   return collect
@@ -131,9 +131,9 @@ def _verdicts(
         samples, prompts, read(networks, samples, how.needs)
       )
     )
-    return lambda *inputs: partitioning.gathered(verify(reward, *inputs), mesh)
+    return lambda *inputs: placement.gathered(verify(reward, *inputs), mesh)
   verify = jax.jit(lambda how, samples, prompts: how(samples, prompts))
-  return lambda _, *inputs: partitioning.gathered(verify(reward, *inputs), mesh)
+  return lambda _, *inputs: placement.gathered(verify(reward, *inputs), mesh)
 
 
 def _grouped(samples: Rollout, valid: np.ndarray) -> list[Any]:

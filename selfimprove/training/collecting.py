@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from selfimprove import partitioning
+from selfimprove import partitioning, placement
 from selfimprove.algorithms.base import Algorithm, HostReward
 from selfimprove.training import collect
 from selfimprove.training import step as steps
@@ -215,7 +215,7 @@ class _Round:
     where = collect.failed(
       first[1], group_size=group, threshold=retry.threshold
     )
-    failed = np.flatnonzero(partitioning.gathered(where, self._made.mesh))
+    failed = np.flatnonzero(placement.gathered(where, self._made.mesh))
     if not failed.size:
       return first, {}
     total = prompts.tokens.shape[0]
@@ -231,7 +231,7 @@ class _Round:
     second, calls = self._judged(self._programs.retry, state, hard, timers)
     merged = self._programs.merge(self._made.algorithm, first, second, groups)
     real = np.repeat(groups < total, group)
-    rewards, written = partitioning.gathered(
+    rewards, written = placement.gathered(
       (second[1], second[0].loss_mask), self._made.mesh
     )
     last = rewards[:, -1]

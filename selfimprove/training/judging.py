@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from selfimprove import partitioning
+from selfimprove import placement
 from selfimprove.algorithms.base import HostReward
 from selfimprove.training import agreement
 from selfimprove.types import Rollout
@@ -33,8 +33,8 @@ def divided(judge: Judge, mesh: Mesh) -> Judge:
     if jax.process_count() == 1:
       return judge(reward, jax.device_get(rollout))
     count = rollout.tokens.shape[0]
-    rows = partitioning.own_rows(mesh, count)
-    mine = partitioning.read_rows(rollout, rows)
+    rows = placement.own_rows(mesh, count)
+    mine = placement.read_rows(rollout, rows)
     found = agreement.together(lambda: judge(reward, mine))
     return agreement.joined_rows(found, rows, count=count)
 

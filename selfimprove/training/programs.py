@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from selfimprove import partitioning
+from selfimprove import partitioning, placement
 from selfimprove.algorithms.base import Algorithm, HostReward
 from selfimprove.training import agreement
 from selfimprove.training import step as steps
@@ -95,7 +95,7 @@ class Build:
 
   def place(self, arrays: Any) -> Any:
     """Host arrays on the devices, divided over the batch axes of the mesh."""
-    return partitioning.place_rows(arrays, self.mesh)
+    return placement.place_rows(arrays, self.mesh)
 
 
 def build(made: Build) -> StepFn:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from selfimprove import partitioning
+from selfimprove import partitioning, placement
 from selfimprove import types as nouns
 from selfimprove.algorithms import credit
 from selfimprove.algorithms.base import Collect, Retry
@@ -106,11 +106,11 @@ def train(workdir, recipe, mesh, **changes):
     )
     stack.callback(made.store.close)
     stack.callback(made.writer.close)
-    return partitioning.gathered(loop.train(made), mesh)
+    return placement.gathered(loop.train(made), mesh)
 
 
 def _mean(params, mesh):
-  whole = jax.tree.leaves(partitioning.gathered(params, mesh))
+  whole = jax.tree.leaves(placement.gathered(params, mesh))
   return float(sum(leaf.mean() for leaf in whole))
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from selfimprove import partitioning
+from selfimprove import partitioning, placement
 from selfimprove.training import agreement, judging
 from tests.training import tiny
 
@@ -35,7 +35,7 @@ def test_each_of_several_processes_judges_its_own_rows(monkeypatch):
   rollout = _rollout(mesh)
   rows = np.asarray([3, 4, 30])
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  monkeypatch.setattr(partitioning, 'own_rows', lambda mesh, count: rows)
+  monkeypatch.setattr(placement, 'own_rows', lambda mesh, count: rows)
   monkeypatch.setattr(agreement, 'together', lambda call: call())
   monkeypatch.setattr(
     agreement, 'joined_rows', lambda found, rows, count: (found, rows, count)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from selfimprove import partitioning
+from selfimprove import partitioning, placement
 
 
 class _Device(NamedTuple):
@@ -50,26 +50,26 @@ def test_every_row_is_owned_by_one_of_those_who_hold_it(
   monkeypatch.setattr(partitioning, 'rows', lambda mesh: _Spread(*holders))
   for process, rows in enumerate(owned):
     monkeypatch.setattr(jax, 'process_index', lambda me=process: me)
-    assert partitioning.own_rows('mesh', 8).tolist() == rows
+    assert placement.own_rows('mesh', 8).tolist() == rows
 
 
 def test_rows_are_read_from_the_devices_that_hold_them():
   mesh = partitioning.make_mesh(data=2, fsdp=2, model=2)
   values = {'a': np.arange(16.0).reshape(8, 2), 'b': np.arange(8)}
-  placed = partitioning.place_rows(values, mesh)
+  placed = placement.place_rows(values, mesh)
   assert placed['a'].sharding == partitioning.rows(mesh)
   rows = np.asarray([1, 2, 7])
-  found = partitioning.read_rows(placed, rows)
+  found = placement.read_rows(placed, rows)
   jax.tree.map(
     lambda ours, all_rows: np.testing.assert_array_equal(ours, all_rows[rows]),
     found,
     values,
   )
   jax.tree.map(
-    np.testing.assert_array_equal, partitioning.gathered(placed, mesh), values
+    np.testing.assert_array_equal, placement.gathered(placed, mesh), values
   )
 
 
 def test_one_process_owns_all_rows():
   mesh = partitioning.make_mesh(data=4, model=2)
-  assert partitioning.own_rows(mesh, 8).tolist() == list(range(8))
+  assert placement.own_rows(mesh, 8).tolist() == list(range(8))
