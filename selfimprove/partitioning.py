@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -258,6 +259,11 @@ def parts_of_batch() -> tuple[int, int]:
   return along_rows, shape.get('sequence', 1)
 
 
+def parts_of_vocabulary() -> int:
+  """How many parts the mesh in context makes of logits; 1 without a mesh."""
+  return jax.sharding.get_abstract_mesh().shape.get('model', 1)
+
+
 def _one_device() -> bool:
   mesh = jax.sharding.get_abstract_mesh()
   return mesh.empty or mesh.size == 1
@@ -290,6 +296,25 @@ def kept_names(
     along = 'mlp'
   kept = {along: 'spread', 'layers': 'layers'}
   return tuple(kept.get(str(name)) for name in names)
+
+
+def layout_of_rows(layout: str, count: int) -> str:
+  """The layout in which so many rows are read and learned from.
+
+  Args:
+    layout: one of `LAYOUTS`.
+    count: of rows.
+
+  Returns:
+    `layout`; but `tensor_parallel` for `fully_sharded` where the rows do not
+    divide over `model` too, as those of prompts that many samples share: its
+    devices would all compute the same.
+  """
+  if layout != 'fully_sharded':
+    return layout
+  shape = jax.sharding.get_abstract_mesh().shape
+  devices = math.prod(shape.get(axis, 1) for axis in LAYOUTS[layout]['rows'])
+  return 'tensor_parallel' if count % devices else layout
 
 
 def constrain(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-ALGORITHMS = ('score', 'grpo', 'guide', 'nft', 'tempo')
-
 
 class Case(NamedTuple):
   """A config on a slice.
@@ -17,6 +15,7 @@ class Case(NamedTuple):
     topology: chip and shape.
     mesh: devices along data, fsdp, model.
     microbatches: parts of an update.
+    at_once: prompts sampled at one time; 0 for all of a step.
     bindings: others.
   """
 
@@ -25,6 +24,7 @@ class Case(NamedTuple):
   topology: str
   mesh: str
   microbatches: int = 1
+  at_once: int = 0
   bindings: tuple[str, ...] = ()
 
   @property
@@ -35,35 +35,73 @@ class Case(NamedTuple):
   @property
   def key(self) -> str:
     """What tells a case from all others."""
-    settings = f'{self.topology} {self.mesh} {self.microbatches}'
-    return ' '.join((self.name, settings, *self.bindings))
+    return ' '.join((self.name, self.topology, self.mesh, *self.all_bindings))
+
+  @property
+  def all_bindings(self) -> tuple[str, ...]:
+    """What is bound besides the config."""
+    return (
+      f"SIZE = '{self.size}'",
+      f'MICROBATCHES = {self.microbatches}',
+      f'PROMPTS_AT_ONCE = {self.at_once}',
+      *self.bindings,
+    )
 
 
-# A micro-batch holds whole groups, one at least for each of data x fsdp: GRPO
-# has 16 prompts, NFT 32 in an update, the others 64.
-_PROMPTS = {'score': 64, 'grpo': 16, 'guide': 64, 'nft': 32, 'tempo': 64}
-_SLICES = {
-  'v5e:2x4': ('qwen3-1.7b', 8),
-  'v5e:16x16': ('llama-3.1-8b', 256),
-  'v4:4x4x4': ('llama-3.1-8b', 64),
-  'v5p:8x8x8': ('llama-3.1-70b', 512),
+class Fit(NamedTuple):
+  """How a config was made to fit into a slice; fields as of `Case`."""
+
+  mesh: str
+  microbatches: int = 1
+  at_once: int = 0
+  bindings: tuple[str, ...] = ()
+
+
+# 448 samples of an update of TEMPO do not divide over more than 64 devices.
+_NARROW = ("TRAINING_LAYOUT = 'tensor_parallel'",)
+_PUBLISHED = {
+  ('v5e:2x4', 'qwen3-1.7b'): {
+    'score': Fit('1,8,1', 16, 16),
+    'grpo': Fit('1,8,1', 16, 4),
+    'guide': Fit('1,8,1', 16, 8),
+    'nft': Fit('1,8,1', 16, 8),
+    'tempo': Fit('1,8,1', 8, 16),
+  },
+  # Each prompt is read once: it should not lie on more devices than its
+  # samples fill, so that `data` (or `data` x `fsdp`) has as many as prompts.
+  ('v5e:16x16', 'llama-3.1-8b'): {
+    'score': Fit('8,8,4'),
+    'grpo': Fit('16,4,4'),
+    'guide': Fit('8,8,4'),
+    'nft': Fit('8,8,4', 1, 128),
+    'tempo': Fit('8,8,4', 1, 0, _NARROW),
+  },
+  ('v4:4x4x4', 'llama-3.1-8b'): {
+    'score': Fit('4,4,4', 2),
+    'grpo': Fit('4,4,4', 4),
+    'guide': Fit('4,4,4', 4),
+    'nft': Fit('4,4,4', 4, 64),
+    'tempo': Fit('4,4,4', 1),
+  },
+  ('v5p:8x8x8', 'llama-3.1-70b'): {
+    'score': Fit('4,16,8'),
+    'grpo': Fit('4,16,8'),
+    'guide': Fit('4,16,8'),
+    'nft': Fit('4,16,8'),
+    'tempo': Fit('4,16,8', 1, 0, _NARROW),
+  },
 }
 
 
 def published() -> Iterator[Case]:
-  """The cases of the table: every algorithm on every slice.
+  """The cases of the table.
 
   Yields:
-    Cases; the batch is divided as far as its prompts go, the rest of the
-    devices split the model.
+    Every algorithm on every slice.
   """
-  for topology, (size, chips) in _SLICES.items():
-    for config in ALGORITHMS:
-      prompts = _PROMPTS[config]
-      shards = min(prompts, chips)
-      parts = prompts // shards
-      mesh = f'1,{shards},{chips // shards}'
-      yield Case(config, size, topology, mesh, parts)
+  for (topology, size), fits in _PUBLISHED.items():
+    for config, fit in fits.items():
+      yield Case(config, size, topology, *fit)
 
 
 def scaling() -> Iterator[Case]:
@@ -79,6 +117,5 @@ def scaling() -> Iterator[Case]:
       'qwen3-1.7b',
       f'v5e:{side}x{side}',
       f'{chips // 16},16,1',
-      1,
-      (f'PROMPTS_PER_STEP = {chips}', 'GROUP_SIZE = 8'),
+      bindings=(f'PROMPTS_PER_STEP = {chips}', 'GROUP_SIZE = 8'),
     )

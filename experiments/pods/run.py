@@ -73,18 +73,13 @@ def _fit(case: cases.Case, options: flags.FlagValues) -> list[dict[str, Any]]:
   """The rows of a case; a process each, so that its memory is given back."""
   with tempfile.TemporaryDirectory() as folder:
     output = os.path.join(folder, 'fit.json')
-    bindings = (
-      f"SIZE = '{case.size}'",
-      f'MICROBATCHES = {case.microbatches}',
-      *case.bindings,
-    )
     subprocess.run(
       [
         sys.executable,
         '-m',
         'selfimprove.fit',
         f'--gin_file=experiments/pods/{case.config}.gin',
-        *(f'--gin_bindings={binding}' for binding in bindings),
+        *(f'--gin_bindings={binding}' for binding in case.all_bindings),
         f'--topology={case.topology}',
         f'--mesh={case.mesh}',
         f'--depths={options.depths}',

@@ -90,7 +90,7 @@ class Projection(nn.Module):
       kernel.astype(dtype),
       *self.names,
       rules=rules,
-      kept=partitioning.kept_names(self.names, self.layout),
+      kept=partitioning.kept_names(self.names, self.config.training_layout),
     )
     # As matrices: with more axes the CPU compiler copies both operands of the
     # kernel's gradient into transposed form first. Rows and tokens are one axis

@@ -133,7 +133,9 @@ def _apply(
       'A cache that is appended to does not know about segments; fork it with '
       'slots=0 to read packed rows.'
     )
-  layout = _layout_of(config, params)
+  layout = partitioning.layout_of_rows(
+    _layout_of(config, params), tokens.shape[0]
+  )
   if not config.scan_layers:
     params = _unstack_params(config, params)
   x = partitioning.take_rows(

@@ -10,6 +10,7 @@ from selfimprove.scale import arithmetic, collectives, hlo
 from selfimprove.scale.collectives import Network
 from selfimprove.scale.hlo import Computation, Module, Op
 
+_CHANNEL = re.compile(r'channel_id=(\d+)')
 _PHASE = re.compile(r'phase\.(\w+)')
 KERNELS = 0.5
 """The share of the peak that kernels of attention are taken to reach: neither
@@ -94,6 +95,7 @@ def _walk(
   """Adds a computation that runs so often."""
   computation = module.computations[name]
   hidden, busy, moving = dict[str, float](), 0.0, 0.0
+  begun = set[str]()
   for op in computation.ops.values():
     inside = phase_of(op, phase)
     cost = costs.setdefault(inside, Cost())
@@ -112,9 +114,12 @@ def _walk(
         module, _longest(op, module, network), times, inside, network, costs
       )
     else:
-      seconds = _add(cost, op, computation, module, times, network, hidden)
+      seconds = _add(
+        cost, op, computation, module, times, network, hidden, begun
+      )
       busy += seconds
-      moving += _moving(op, computation, module, network)
+      if not collectives.kind_of(op):
+        moving += _moved(op, computation, module) / network.chip.hbm_rate
   # What is fetched ahead of its use shares the memory's rate with the rest.
   if moving > busy:
     cost = costs[phase if phase in costs else OTHER]
@@ -131,12 +136,16 @@ def _add(
   times: float,
   network: Network,
   hidden: dict[str, float],
+  begun: set[str],
 ) -> float:
   """Adds one instruction; returns the seconds that it keeps the chip busy."""
   for inner in _fused(op, computation, module):
     source, owner = inner
     cost.flops += times * arithmetic.flops(source, owner)
-    if collectives.kind_of(source):
+    channel = _CHANNEL.search(source.rest)
+    if collectives.kind_of(source) and (not channel or channel[1] not in begun):
+      # Fused into what it runs beside, one collective stands in several steps.
+      begun.update(channel.groups() if channel else ())
       taken = collectives.seconds(source, network)
       shape = ', '.join(f'{s.dtype}{list(s.dims)}' for s in source.shapes[-1:])
       key = f'{collectives.kind_of(source)} {shape}'
@@ -150,7 +159,7 @@ def _add(
         cost.exposed_seconds += times * taken
   if collectives.kind_of(op):
     return 0.0
-  moved = arithmetic.traffic(op, computation, module)
+  moved = _moved(op, computation, module)
   cost.bytes += times * moved
   if op.opcode in arithmetic.FREE or op.opcode.startswith(('copy-', 'slice-')):
     return 0.0  # Copies between memories run beside everything else.
@@ -168,14 +177,15 @@ def _add(
   return seconds
 
 
-def _moving(
-  op: Op, computation: Computation, module: Module, network: Network
-) -> float:
-  """Seconds that an instruction occupies the memory of the chip."""
-  if collectives.kind_of(op):
-    return 0.0
+def _moved(op: Op, computation: Computation, module: Module) -> float:
+  """Bytes of HBM that an instruction moves, without collectives fused in."""
   moved = arithmetic.traffic(op, computation, module)
-  return moved / network.chip.hbm_rate
+  if op.opcode == 'fusion':
+    for source, owner in _fused(op, computation, module):
+      if collectives.kind_of(source):
+        given = [owner.ops[name] for name in source.operands]
+        moved -= sum(one.bytes for one in (source, *given))
+  return max(0.0, moved)
 
 
 def _fused(

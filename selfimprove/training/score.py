@@ -45,7 +45,7 @@ def score(
       function, the others are left to others.
     ref_params: the reference of `exact_kl`; no gradient reaches it.
     chunk_size: tokens whose logits exist at one time, on each part of the mesh
-      that has rows of its own.
+      that has rows of its own, times the devices that share the vocabulary.
     packed_rows: rows into which the samples of a group are packed while the
       networks read them; 0 for a row each.
 
@@ -71,6 +71,8 @@ def score(
       out['exact_kl'] = divergences.exact_kl(logits, reference)
     return out
 
+  # Devices that share the vocabulary hold as many logits for more tokens.
+  chunk_size *= partitioning.parts_of_vocabulary()
   streams = _over_tokens(measure, hidden, rollout, chunk_size)
   return Scores(logprobs=streams.pop('logprobs'), streams=streams)
 
