@@ -85,7 +85,7 @@ _PUBLISHED = {
   },
   ('v5p:8x8x8', 'llama-3.1-70b'): {
     'score': Fit('4,16,8'),
-    'grpo': Fit('4,16,8'),
+    'grpo': Fit('16,4,8'),
     'guide': Fit('4,16,8'),
     'nft': Fit('4,16,8'),
     'tempo': Fit('4,16,8', 1, 0, _NARROW),

@@ -138,20 +138,37 @@ def first_group(op: Op, partitions: int) -> tuple[int, ...]:
   )
   if dense:
     shape, order, turned = (_ints(text) for text in dense.groups())
-    ids = np.arange(int(np.prod(order))).reshape(order)
-    ids = ids.transpose(turned) if turned else ids
+    ids = _turned(order, turned)
     return tuple(int(n) for n in ids.reshape(shape)[0].reshape(-1))
-  mesh = re.search(r'replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}', op.rest)
+  mesh = re.search(
+    r'replica_groups=mesh\[([^\]]*)\]'
+    r'(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}',
+    op.rest,
+  )
   if mesh:
-    return _of_mesh(mesh[1], mesh[2])
+    axes, order, turned, used = mesh.groups()
+    return _of_mesh(axes, used, _ints(order), _ints(turned))
+  if 'replica_groups=' in op.rest and 'replica_groups={}' not in op.rest:
+    raise ValueError(
+      f'The groups of {op.name} are in a notation that is not known: '
+      f'{op.rest[op.rest.index("replica_groups=") :]:.120}'
+    )
   return tuple(range(partitions))
 
 
-def _of_mesh(axes: str, used: str) -> tuple[int, ...]:
-  """The group of partition 0 along some axes of a mesh."""
+def _turned(sizes: tuple[int, ...], turned: tuple[int, ...]) -> np.ndarray:
+  """Numbers from 0 on in an array of these sizes, its axes turned."""
+  ids = np.arange(int(np.prod(sizes, dtype=np.int64))).reshape(sizes)
+  return ids.transpose(turned) if turned else ids
+
+
+def _of_mesh(
+  axes: str, used: str, order: tuple[int, ...], turned: tuple[int, ...]
+) -> tuple[int, ...]:
+  """The group of the first partition along some axes of a mesh."""
   sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", axes)}
-  ids = np.arange(int(np.prod(list(sizes.values()), dtype=np.int64)))
-  ids = ids.reshape(tuple(sizes.values()))
+  shape = tuple(sizes.values())
+  ids = _turned(order or shape, turned).reshape(shape)
   index: list[int | slice] = [0] * len(sizes)
   for name, start, width in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", used):
     axis = list(sizes).index(name)

@@ -11,6 +11,7 @@ from selfimprove.scale.collectives import Network
 from selfimprove.scale.hlo import Computation, Module, Op
 
 _CHANNEL = re.compile(r'channel_id=(\d+)')
+_SCATTERED = 'AllReduceScatterFusion'
 _PHASE = re.compile(r'phase\.(\w+)')
 KERNELS = 0.5
 """The share of the peak that kernels of attention are taken to reach: neither
@@ -146,14 +147,17 @@ def _add(
     if collectives.kind_of(source) and (not channel or channel[1] not in begun):
       # Fused into what it runs beside, one collective stands in several steps.
       begun.update(channel.groups() if channel else ())
+      kind = collectives.kind_of(source)
       taken = collectives.seconds(source, network)
+      if _SCATTERED in op.rest:
+        kind, taken = 'reduce-scatter', taken / 2
       shape = ', '.join(f'{s.dtype}{list(s.dims)}' for s in source.shapes[-1:])
-      key = f'{collectives.kind_of(source)} {shape}'
+      key = f'{kind} {shape}'
       found = cost.collectives.setdefault(key, Traffic())
       found.count += times
       found.bytes += times * collectives.payload(source)
       found.seconds += times * taken
-      if source is not op or op.opcode.endswith('-start'):
+      if _is_asynchronous(op):
         hidden['all'] = hidden.get('all', 0.0) + taken
       else:
         cost.exposed_seconds += times * taken
@@ -175,6 +179,14 @@ def _add(
     seconds = max(seconds, done / (share * chip.flops))
   cost.busy_seconds += times * seconds
   return seconds
+
+
+def _is_asynchronous(op: Op) -> bool:
+  """Whether others run while a collective does."""
+  if op.opcode != 'fusion':
+    return op.opcode.endswith('-start')
+  # Steps of a collective that are fused into what they run beside.
+  return 'async' in op.name or 'async' in op.called['calls'][0]
 
 
 def _moved(op: Op, computation: Computation, module: Module) -> float:

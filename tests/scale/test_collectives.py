@@ -33,6 +33,8 @@ def square(side):
     ('[2,4]<=[4,2]T(1,0)', (0, 2, 4, 6)),
     ("mesh['a'=4,'b'=2] {'a'}", (0, 2, 4, 6)),
     ("mesh['a'=4,'b'=2] {'a','b'}", tuple(range(8))),
+    ("mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", (0, 2, 4, 6)),
+    ("mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}", (0, 1)),
   ],
 )
 def test_a_group_is_read_in_every_notation(groups, expected):
