@@ -424,7 +424,10 @@ def gather(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gather(x: jax.Array, names: Any, rules: Any, kept: Any) -> jax.Array:
-  del kept
+  if kept != names:
+    # From parts along one axis to parts along another the compiler would send
+    # all layers at once, for each of them.
+    x = constrain(x, *(None,) * x.ndim)
   return constrain(x, *names, rules=dict(rules))
 
 
