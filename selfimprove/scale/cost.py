@@ -191,6 +191,8 @@ def _is_asynchronous(op: Op) -> bool:
 
 def _moved(op: Op, computation: Computation, module: Module) -> float:
   """Bytes of HBM that an instruction moves, without collectives fused in."""
+  if op.name.startswith('async-collective'):
+    return 0.0  # Its first and last step.
   moved = arithmetic.traffic(op, computation, module)
   if op.opcode == 'fusion':
     for source, owner in _fused(op, computation, module):

@@ -177,6 +177,53 @@ def test_a_kernel_of_several_lines_does_not_end_the_program():
   assert sum(one.flops for one in found.values()) == 2 * 8**3
 
 
+STEPS = """HloModule jit_f, is_scheduled=true
+
+%gather.1 (p: bf16[64,8]) -> bf16[512,8] {
+  %p = bf16[64,8]{1,0} parameter(0)
+  ROOT %g = bf16[512,8]{1,0} all-gather(%p), channel_id=5, replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
+}
+
+%async_collective_fusion.2 (q: bf16[64,8]) -> bf16[512,8] {
+  %q = bf16[64,8]{1,0} parameter(0)
+  ROOT %h = bf16[512,8]{1,0} all-gather(%q), channel_id=5, replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
+}
+
+ENTRY %main (x: bf16[64,8]) -> bf16[512,8] {
+  %x = bf16[64,8]{1,0} parameter(0)
+  %async-collective-start.1 = bf16[512,8]{1,0} fusion(%x), kind=kCustom, calls=%gather.1
+  %fusion.3 = bf16[512,8]{1,0} fusion(%x), kind=kOutput, calls=%async_collective_fusion.2
+  ROOT %async-collective-done.1 = bf16[512,8]{1,0} fusion(%x), kind=kCustom, calls=%gather.1
+}
+"""  # noqa: E501
+
+
+def test_a_collective_in_several_steps_is_one():
+  (one,) = cost.of_program(hlo.parse(STEPS), NETWORK).values()
+  ((kind, taken),) = one.collectives.items()
+  assert kind == 'all-gather bf16[512, 8]'
+  assert taken.count == 1
+  assert taken.bytes == 512 * 8 * 2
+  # What it writes is not moved by what it runs beside.
+  assert not one.bytes
+
+
+def test_a_reduction_that_scatters_is_half_of_one_that_does_not():
+  def seconds(emitter):
+    text = STEPS.replace('all-gather(', 'all-reduce(')
+    text = text.replace('kind=kCustom', f'kind=kCustom, emitter="{emitter}"')
+    text = text.replace('async-collective-start', 'fusion')
+    (one,) = cost.of_program(hlo.parse(text), NETWORK).values()
+    ((kind, taken),) = one.collectives.items()
+    # Nothing runs beside it.
+    assert one.exposed_seconds == taken.seconds
+    return kind.split()[0], taken.seconds
+
+  whole, scattered = seconds('Ring'), seconds('AllReduceScatterFusion')
+  assert (whole[0], scattered[0]) == ('all-reduce', 'reduce-scatter')
+  assert scattered[1] == whole[1] / 2
+
+
 def test_attention_kernels_count_what_their_queries_see():
   text = KERNEL.replace(
     'p: f32[8,8]', 'p: f32[8,8], q: bf16[2,4,8,16], k: bf16[2,1,24,16]'
