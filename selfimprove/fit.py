@@ -57,6 +57,13 @@ def define_flags(values: flags.FlagValues) -> None:
     'time are too long.',
     flag_values=values,
   )
+  flags.DEFINE_list(
+    'compiler_options',
+    [],
+    'Options of the compiler, name=value with commas between; a run takes them '
+    'as LIBTPU_INIT_ARGS="--name=value ...".',
+    flag_values=values,
+  )
   flags.DEFINE_bool(
     'search',
     False,
@@ -95,6 +102,7 @@ def main(options: flags.FlagValues) -> None:
       f'depths={options.depths!r} is not two growing numbers of layers; give '
       'some such as 2,4, or leave it out.'
     )
+  chosen = compiler_options(options.compiler_options, options.effort)
   if options.search:
     found = search.search(
       experiment,
@@ -102,7 +110,7 @@ def main(options: flags.FlagValues) -> None:
       chip_of(options.topology),
       tries=options.tries,
       depths=depths,
-      effort=options.effort,
+      options=chosen,
       say=_say,
     )
     print(report.ranking(found))
@@ -113,7 +121,7 @@ def main(options: flags.FlagValues) -> None:
       options.topology,
       config=name,
       depths=depths,
-      effort=options.effort,
+      options=chosen,
       only=options.programs,
     )
     print(report.table(lines))
@@ -129,7 +137,7 @@ def fit(
   *,
   config: str,
   depths: Sequence[int] = (),
-  effort: float = 0.0,
+  options: measure.Options = measure.NO_OPTIONS,
   only: str = '',
 ) -> list[dict[str, Any]]:
   """Rows about every program of a run.
@@ -140,7 +148,7 @@ def fit(
     config: name for the rows.
     depths: two numbers of layers for programs without a loop over layers;
       empty compiles them whole.
-    effort: of the compiler, as for `measure.measure`.
+    options: of the compiler, as for `measure.measure`.
     only: part of the names of the programs that are wanted.
 
   Returns:
@@ -154,7 +162,7 @@ def fit(
     experiment.mesh.make(devices),
     chip,
     depths=depths,
-    effort=effort,
+    options=options,
     wanted=lambda title: only in title,
   ):
     made = measure.rows(
@@ -163,6 +171,34 @@ def fit(
     _say(report.sentence(made[0]))
     lines += made
   return lines
+
+
+def compiler_options(pairs: Sequence[str], effort: float) -> measure.Options:
+  """Options of the compiler as flags give them.
+
+  Args:
+    pairs: name=value, each.
+    effort: of the compiler, -1 to 1.
+
+  Returns:
+    Name -> value.
+
+  Raises:
+    ValueError: one of them has no value.
+
+  >>> compiler_options(['xla_enable_async_all_gather=true'], 0.0)
+  {'xla_enable_async_all_gather': 'true'}
+  """
+  found: dict[str, str | float] = {measure.EFFORT: effort} if effort else {}
+  for pair in pairs:
+    name, is_there, value = pair.strip().lstrip('-').partition('=')
+    if not (name and is_there and value):
+      raise ValueError(
+        f'compiler_options={pair!r} is not a name and a value; give some such '
+        'as xla_enable_async_all_gather=true.'
+      )
+    found[name] = value
+  return found
 
 
 def mesh_shape(text: str) -> MeshShape:

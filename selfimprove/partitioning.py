@@ -313,7 +313,8 @@ def layout_of_rows(layout: str, count: int) -> str:
   if layout != 'fully_sharded':
     return layout
   shape = jax.sharding.get_abstract_mesh().shape
-  devices = math.prod(shape.get(axis, 1) for axis in LAYOUTS[layout]['rows'])
+  over = LAYOUTS[layout]['rows'] or ()
+  devices = math.prod(shape.get(axis, 1) for axis in over)
   return 'tensor_parallel' if count % devices else layout
 
 

@@ -17,6 +17,7 @@ class Case(NamedTuple):
     microbatches: parts of an update.
     at_once: prompts sampled at one time; 0 for all of a step.
     bindings: others.
+    options: of the compiler.
   """
 
   config: str
@@ -26,6 +27,7 @@ class Case(NamedTuple):
   microbatches: int = 1
   at_once: int = 0
   bindings: tuple[str, ...] = ()
+  options: tuple[str, ...] = ()
 
   @property
   def name(self) -> str:
@@ -35,7 +37,8 @@ class Case(NamedTuple):
   @property
   def key(self) -> str:
     """What tells a case from all others."""
-    return ' '.join((self.name, self.topology, self.mesh, *self.all_bindings))
+    settings = (*self.all_bindings, *self.options)
+    return ' '.join((self.name, self.topology, self.mesh, *settings))
 
   @property
   def all_bindings(self) -> tuple[str, ...]:
@@ -55,8 +58,20 @@ class Fit(NamedTuple):
   microbatches: int = 1
   at_once: int = 0
   bindings: tuple[str, ...] = ()
+  options: tuple[str, ...] = ()
 
 
+# Weights are gathered beside the products before; the default of v5e alone.
+_ASYNC = tuple(
+  f'{name}=true'
+  for name in (
+    'xla_enable_async_all_gather',
+    'xla_tpu_enable_async_collective_fusion',
+    'xla_tpu_enable_async_collective_fusion_fuse_all_gather',
+  )
+)
+# Where memory is left, products are kept for the way back.
+_DOTS = ("presets.published.remat = 'dots'",)
 # 448 samples of an update of TEMPO do not divide over more than 64 devices.
 _NARROW = ("TRAINING_LAYOUT = 'tensor_parallel'",)
 _PUBLISHED = {
@@ -77,18 +92,18 @@ _PUBLISHED = {
     'tempo': Fit('8,8,4', 1, 0, _NARROW),
   },
   ('v4:4x4x4', 'llama-3.1-8b'): {
-    'score': Fit('4,4,4', 2),
-    'grpo': Fit('4,4,4', 4),
-    'guide': Fit('4,4,4', 4),
-    'nft': Fit('4,4,4', 4, 64),
-    'tempo': Fit('4,4,4', 1),
+    'score': Fit('4,4,4', 4, 0, _DOTS, _ASYNC),
+    'grpo': Fit('4,4,4', 4, 0, _DOTS, _ASYNC),
+    'guide': Fit('4,4,4', 4, 0, _DOTS, _ASYNC),
+    'nft': Fit('4,4,4', 4, 64, _DOTS, _ASYNC),
+    'tempo': Fit('4,4,4', 1, 0, (), _ASYNC),
   },
   ('v5p:8x8x8', 'llama-3.1-70b'): {
-    'score': Fit('4,16,8'),
-    'grpo': Fit('16,4,8'),
-    'guide': Fit('4,16,8'),
-    'nft': Fit('4,16,8'),
-    'tempo': Fit('4,16,8', 1, 0, _NARROW),
+    'score': Fit('4,16,8', 1, 0, _DOTS, _ASYNC),
+    'grpo': Fit('16,4,8', 1, 0, _DOTS, _ASYNC),
+    'guide': Fit('4,16,8', 1, 0, _DOTS, _ASYNC),
+    'nft': Fit('4,16,8', 1, 0, (), _ASYNC),
+    'tempo': Fit('4,16,8', 1, 0, _NARROW, _ASYNC),
   },
 }
 

@@ -1,6 +1,6 @@
 """Compiles the cases one by one and keeps what was found.
 
-    python -m experiments.pods.run [--only=nft] [--depths=1,2] [--effort=-1]
+    python -m experiments.pods.run [--only=nft] [--depths=4,8] [--effort=-1]
 
 goes on where it was interrupted; `results/fit.json` has a row per program and
 part, and `docs/scale.md` the tables.
@@ -85,6 +85,7 @@ def _fit(case: cases.Case, options: flags.FlagValues) -> list[dict[str, Any]]:
         f'--depths={options.depths}',
         f'--effort={options.effort}',
         f'--programs={options.programs}',
+        f'--compiler_options={",".join(case.options)}',
         f'--output={output}',
       ],
       check=True,

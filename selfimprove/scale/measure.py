@@ -21,6 +21,9 @@ from selfimprove.scale.memory import Memory
 from selfimprove.scale.programs import Program
 
 EFFORT = 'exec_time_optimization_effort'
+Options = Mapping[str, str | float]
+"""Of the compiler: name -> value."""
+NO_OPTIONS: Options = {}
 UNROLLED = ('sample', 'retry', 'step')
 """Programs whose size grows with the layers: decoding has no loop over them."""
 
@@ -68,7 +71,7 @@ def measure(
   network: Network,
   *,
   layers: int,
-  effort: float = 0.0,
+  options: Options = NO_OPTIONS,
   seen: dict[Any, Measured] | None = None,
 ) -> Measured:
   """A program, compiled and read.
@@ -77,9 +80,9 @@ def measure(
     program: to compile; nothing is run.
     network: of its chips.
     layers: of its model.
-    effort: of the compiler, from -1 to 1: -1 is many times faster; memory,
-      operations and traffic are then much the same, its estimates of time are
-      too long.
+    options: of the compiler. `EFFORT` from -1 to 1 is one of them: -1 is many
+      times faster; memory, operations and traffic are then much the same, its
+      estimates of time are too long.
     seen: programs that were compiled before, to which this one is added: one
       with the same text, as stages that sample alike have, is not compiled
       again.
@@ -95,7 +98,7 @@ def measure(
   key = lowered.as_text(), memory.on_a_chip(program.state)
   if seen is not None and key in seen:
     return dataclasses.replace(seen[key], program=program, compile_seconds=0.0)
-  found = _compiled(program, lowered, network, effort, start)
+  found = _compiled(program, lowered, network, options, start)
   found = dataclasses.replace(found, layers=(layers,))
   if seen is not None:
     seen[key] = found
@@ -103,13 +106,15 @@ def measure(
 
 
 def _compiled(
-  program: Program, lowered: Any, network: Network, effort: float, start: float
+  program: Program,
+  lowered: Any,
+  network: Network,
+  options: Options,
+  start: float,
 ) -> Measured:
   """A lowered program, compiled and read; the time counts from `start`."""
   try:
-    compiled = lowered.compile(
-      compiler_options={EFFORT: effort} if effort else None
-    )
+    compiled = lowered.compile(compiler_options=dict(options) or None)
   except jax.errors.JaxRuntimeError as error:
     there = sum(memory.on_a_chip(x) for x in program.operands)
     used = memory.of_refusal(str(error), arguments=there)
@@ -136,7 +141,7 @@ def of_run(
   chip: Chip,
   *,
   depths: Sequence[int] = (),
-  effort: float = 0.0,
+  options: Options = NO_OPTIONS,
   wanted: Callable[[str], bool] = bool,
 ) -> Iterator[Measured]:
   """All programs of a run, one after the other.
@@ -147,7 +152,7 @@ def of_run(
     chip: that they are.
     depths: two numbers of layers at which programs without a loop over layers
       are compiled in place of all; what they take is then a straight line.
-    effort: of the compiler, as for `measure`.
+    options: of the compiler, as for `measure`.
     wanted: (stage/program) -> whether to compile it.
 
   Yields:
@@ -161,7 +166,7 @@ def of_run(
   ]
   seen: dict[Any, Measured] = {}
   compiled = functools.partial(
-    measure, network=network, effort=effort, seen=seen
+    measure, network=network, options=options, seen=seen
   )
   for i, program in enumerate(programs.of_run(experiment, mesh)):
     if not wanted(program.title):

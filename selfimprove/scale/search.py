@@ -38,7 +38,7 @@ def search(
   *,
   tries: int,
   depths: Sequence[int] = (),
-  effort: float = 0.0,
+  options: measure.Options = measure.NO_OPTIONS,
   say: Callable[[str], object] = bool,
 ) -> list[Found]:
   """Settings of a run, those that fit first and of these the fastest.
@@ -52,7 +52,7 @@ def search(
     chip: that they are.
     tries: settings to compile, at least 1.
     depths: two numbers of layers for programs without a loop over layers.
-    effort: of the compiler, as for `measure.measure`.
+    options: of the compiler, as for `measure.measure`.
     say: shown the progress.
 
   Returns:
@@ -77,7 +77,7 @@ def search(
   tried = []
   for i, one in enumerate(every[:tries]):
     say(f'[{i + 1}/{min(tries, len(every))}] compiling {_title(one.row)}')
-    tried.append(_compiled(one, devices, chip, depths, effort, say))
+    tried.append(_compiled(one, devices, chip, depths, options, say))
   return sorted(tried, key=_rank)
 
 
@@ -218,13 +218,13 @@ def _compiled(
   devices: Sequence[jax.Device],
   chip: Chip,
   depths: Sequence[int],
-  effort: float,
+  options: measure.Options,
   say: Callable[[str], object],
 ) -> Found:
   mesh = one.experiment.mesh.make(devices)
   peak, seconds, fits = 0.0, 0.0, True
   for measured in measure.of_run(
-    one.experiment, mesh, chip, depths=depths, effort=effort
+    one.experiment, mesh, chip, depths=depths, options=options
   ):
     row = measure.rows(
       measured, config='', topology='', chip=chip, model=one.experiment.model
