@@ -29,7 +29,7 @@ BASE := $(VENV)/.installed-$(KEY)
 TEST := $(BASE)-$(EXTRAS)
 DEV := $(BASE)-dev
 
-.PHONY: demo test test-slow test-all check lint types layers format docs clean
+.PHONY: demo test test-slow test-tpu test-all check lint types layers format docs clean
 
 demo: $(BASE)
 	$(BIN)/python -m experiments.score_self_correction.run \
@@ -41,7 +41,12 @@ test: $(TEST)
 test-slow: $(TEST)
 	$(PYTEST) -n $(WORKERS) --dist load -m '$(SLOW)' $(TESTS)
 
-test-all: test test-slow
+# The compiler for TPUs runs on any Linux machine; no TPU is needed.
+test-tpu: $(TEST)
+	$(PIP) -e '.[tpu]'
+	$(PYTEST) -n $(WORKERS) --dist load -m tpu $(TESTS)
+
+test-all: test test-slow test-tpu
 
 check: lint types layers
 

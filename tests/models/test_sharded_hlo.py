@@ -40,6 +40,7 @@ CONFIG = TransformerConfig(
 )
 PROMPTS, GROUP, PROMPT_SLOTS, LIMITS = 8, 4, 24, (20, 12)
 ROWS, CACHE = PROMPTS * GROUP, (sum(LIMITS) + 2, 16)
+TPU = pytest.param('v5e:2x4', marks=pytest.mark.tpu)
 MESHES = [
   {'data': 2, 'fsdp': 2, 'model': 2},
   {'fsdp': 4, 'model': 2},
@@ -176,7 +177,7 @@ def ids(sizes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('sizes', MESHES, ids=ids)
-@pytest.mark.parametrize('platform', ['cpu', 'v5e:2x4'])
+@pytest.mark.parametrize('platform', ['cpu', TPU])
 def test_sampling_sends_each_parameter_once_and_no_cache(platform, sizes):
   text = compiled('sample', platform, tuple(sizes.items()))
   check_sample(parse(text), sizes)
@@ -184,7 +185,7 @@ def test_sampling_sends_each_parameter_once_and_no_cache(platform, sizes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('sizes', MESHES, ids=ids)
-@pytest.mark.parametrize('platform', ['cpu', 'v5e:2x4'])
+@pytest.mark.parametrize('platform', ['cpu', TPU])
 def test_an_update_gathers_a_layer_at_a_time_and_no_logits(platform, sizes):
   text = compiled('learn', platform, tuple(sizes.items()))
   check_learn(parse(text), sizes)
@@ -213,7 +214,7 @@ def test_rows_that_are_divided_over_all_devices_send_no_activations():
   assert not stacked(hlo.shapes(hlo.collectives(whole)), MESHES[0])
 
 
-@pytest.mark.slow
+@pytest.mark.tpu
 def test_an_update_with_the_kernel_for_tpus_compiles_over_all_axes():
   text = compiled(
     'learn', 'v5e:2x4', tuple(MESHES[2].items()), attention='auto'

@@ -124,7 +124,7 @@ def test_a_flag_that_cannot_be_used_is_refused_in_a_sentence(flag, said):
   assert re.search(said, commands.refusal(fit, *FLAGS, flag))
 
 
-@pytest.mark.slow
+@pytest.mark.tpu
 @needs_compiler
 def test_the_tpu_compiler_says_what_a_run_takes(tmp_path):
   output = tmp_path / 'fit.json'
