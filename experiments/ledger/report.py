@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from selfimprove.evaluation.intervals import mean_and_standard_error
@@ -23,7 +22,6 @@ FIELDS = (
 )
 """Of a row of the ledger."""
 
-_BEGIN, _END = '<!-- tables: begin -->', '<!-- tables: end -->'
 _PERCENT = ('acc_t1', 'accuracy', 'along', 'pass_at_8', 'pass_at_16', 'delta')
 _NAMES = {
   'acc_t1': 'acc@t1 %',
@@ -95,32 +93,6 @@ def tables(rows: Sequence[Row]) -> str:
   return '\n\n'.join(
     f'### `{task}`\n\n{_table([row for row in rows if row["task"] == task])}'
     for task in tasks
-  )
-
-
-def renew(path: str, rows: Sequence[Row]) -> None:
-  """Writes the tables between the marks of a page.
-
-  Args:
-    path: of the page; made where there is none.
-    rows: as for `tables`.
-
-  Raises:
-    ValueError: the page has no such marks.
-  """
-  page = Path(path)
-  text = f'{_BEGIN}\n{_END}\n'
-  if page.exists():
-    text = page.read_text(encoding='utf-8')
-  if _BEGIN not in text or _END not in text:
-    raise ValueError(
-      f'{path} has no lines {_BEGIN!r} and {_END!r}; put them where the tables '
-      'belong.'
-    )
-  head, tail = text.split(_BEGIN)[0], text.split(_END)[1]
-  page.parent.mkdir(parents=True, exist_ok=True)
-  page.write_text(
-    f'{head}{_BEGIN}\n\n{tables(rows)}\n\n{_END}{tail}', encoding='utf-8'
   )
 
 

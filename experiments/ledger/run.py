@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import app, flags
 
+from experiments import pages
 from experiments.ledger import arms, conversations, report, sweep, work
 from selfimprove.evaluation.report import write_json
 
@@ -160,7 +161,7 @@ def _write(rows: Sequence[work.Row]) -> None:
   ledger = report.merged(report.read(paths[0]), rows)
   write_json(paths[0], [report.ledger_row(row) for row in ledger])
   write_json(paths[1], details)
-  report.renew(_TABLES.value, details)
+  pages.renew(_TABLES.value, report.tables(details))
   print(f'Written to {", ".join((*paths, _TABLES.value))}')
 
 

@@ -18,12 +18,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments.pods import cases
+from experiments.pods import cases, page
 from selfimprove import command
 from selfimprove.scale import report
-
-FOLDER = pathlib.Path(__file__).parent
-RESULTS = FOLDER / 'results' / 'fit.json'
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -41,7 +38,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string('depths', '', 'As for fit.', flag_values=values)
   flags.DEFINE_float('effort', 0.0, 'As for fit.', flag_values=values)
   flags.DEFINE_string(
-    'output', str(RESULTS), 'File that is continued.', flag_values=values
+    'output', str(page.RESULTS), 'File that is continued.', flag_values=values
   )
 
 
@@ -64,7 +61,10 @@ def main(options: flags.FlagValues) -> None:
     print(f'[{i + 1}/{len(wanted)}] {key}', file=sys.stderr, flush=True)
     if key in done:
       continue
-    rows += [{**row, 'key': key} for row in _fit(case, options)]
+    rows += [
+      {**row, 'key': key, 'effort': options.effort}
+      for row in _fit(case, options)
+    ]
     _write(path, rows)
   print(report.table(rows))
 

@@ -12,7 +12,7 @@ import types
 
 import pytest
 
-from experiments import runs
+from experiments import pages, runs
 from experiments.ledger import arms, conversations, report, run, sweep, work
 from selfimprove import configuration, train
 from selfimprove.experiment import Experiment
@@ -168,10 +168,10 @@ def test_a_table_has_means_with_standard_errors_over_seeds():
 def test_the_words_around_the_tables_stay(tmp_path):
   page = tmp_path / 'results.md'
   page.write_text(
-    f'Before.\n{report._BEGIN}\nold\n{report._END}\nAfter.\n', encoding='utf-8'
+    f'Before.\n{pages.BEGIN}\nold\n{pages.END}\nAfter.\n', encoding='utf-8'
   )
   for _ in range(2):
-    report.renew(str(page), [row()])
+    pages.renew(page, report.tables([row()]))
     text = page.read_text(encoding='utf-8')
     assert text.startswith('Before.\n')
     assert text.endswith('\nAfter.\n')
@@ -179,7 +179,7 @@ def test_the_words_around_the_tables_stay(tmp_path):
     assert 'old' not in text
   page.write_text('Without marks.', encoding='utf-8')
   with pytest.raises(ValueError, match='put them where the tables'):
-    report.renew(str(page), [row()])
+    pages.renew(page, report.tables([row()]))
 
 
 def test_an_unknown_arm_is_refused():
