@@ -92,10 +92,10 @@ _PUBLISHED = {
     'tempo': Fit('8,8,4', 1, 0, _NARROW),
   },
   ('v4:4x4x4', 'llama-3.1-8b'): {
-    'score': Fit('4,4,4', 4, 0, _DOTS, _ASYNC),
-    'grpo': Fit('4,4,4', 4, 0, _DOTS, _ASYNC),
-    'guide': Fit('4,4,4', 4, 0, _DOTS, _ASYNC),
-    'nft': Fit('4,4,4', 4, 64, _DOTS, _ASYNC),
+    'score': Fit('4,4,4', 2, 0, (), _ASYNC),
+    'grpo': Fit('4,4,4', 2, 0, (), _ASYNC),
+    'guide': Fit('4,4,4', 2, 0, (), _ASYNC),
+    'nft': Fit('4,4,4', 2, 64, (), _ASYNC),
     'tempo': Fit('4,4,4', 1, 0, (), _ASYNC),
   },
   ('v5p:8x8x8', 'llama-3.1-70b'): {
