@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -91,7 +92,9 @@ def make_collect(
     (networks, key) -> attempts.
   """
   shards = partitioning.row_shards(mesh)
-  batch_size = -(-min(batch_size, len(table)) // shards) * shards
+  # Samples divide over the devices; so many problems have enough of them.
+  fewest = shards // math.gcd(shards, rollout.group_size)
+  batch_size = -(-min(batch_size, len(table)) // fewest) * fewest
   # The rollout is an operand, so that equal shapes share a program.
   sample = jax.jit(
     lambda how, params, prompts, key: how(policy, params, prompts, key),

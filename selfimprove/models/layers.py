@@ -86,11 +86,12 @@ class Projection(nn.Module):
     kernel: Any = self.param('kernel', init, self.shape, stored)
     outer, fan_in = x.shape[: x.ndim - self.inputs], self.shape[: self.inputs]
     rules = partitioning.LAYOUTS[self.layout]
+    kept = self.names
+    # While tokens are drawn parameters are where they are used already.
+    if self.layout in partitioning.TRAINING_LAYOUTS:
+      kept = partitioning.kept_names(kept, self.config.training_layout)
     kernel = partitioning.gather(
-      kernel.astype(dtype),
-      *self.names,
-      rules=rules,
-      kept=partitioning.kept_names(self.names, self.config.training_layout),
+      kernel.astype(dtype), *self.names, rules=rules, kept=kept
     )
     # As matrices: with more axes the CPU compiler copies both operands of the
     # kernel's gradient into transposed form first. Rows and tokens are one axis

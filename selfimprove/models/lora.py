@@ -159,7 +159,7 @@ def _at(tree: Any, keys: Sequence[str]) -> Any:
 
 def _target(name: str, shape: tuple[int, ...], axes: Any) -> Target:
   # Each reads the residual stream, whose axis comes first, or writes it.
-  split = 2 if axes[1] == 'embed' else len(shape) - 1
+  split = 2 if axes[1] in ('embed', 'spread') else len(shape) - 1
   return Target(
     path=('layers', *name.split('/')),
     layers=shape[0],

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 _BYTES = {'pred': 1, 'token': 0, 'c64': 8, 'c128': 16, 'opaque': 0}
 _SHAPE = re.compile(r'([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?')
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
+_END = re.compile(r'^\}(, execution_thread="[^"]*")?$')
 _OP = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (.*)$')
 _CALLED = re.compile(
   r'\b(calls|body|condition|to_apply|branch_computations|'
@@ -182,7 +183,7 @@ def parse(text: str) -> Module:
   computations: dict[str, Computation] = {}
   entry, name, ops = '', '', dict[str, Op]()
   for line in _whole_lines(text):
-    if line == '}' and name:
+    if _END.match(line) and name:
       computations[name] = Computation(name, ops)
       name = ''
     elif header := _HEADER.match(line):
@@ -203,7 +204,9 @@ def _whole_lines(text: str) -> Iterator[str]:
   """Lines of a program; what a kernel has in further lines is put together."""
   instruction = ''
   for line in text.splitlines():
-    starts = not line or line == '}' or _HEADER.match(line) or _OP.match(line)
+    starts = _HEADER.match(line) or _OP.match(line)
+    if instruction.count('{') == instruction.count('}'):
+      starts = starts or not line or _END.match(line)
     if instruction and not starts:
       instruction = f'{instruction} {line}'
       continue

@@ -95,7 +95,8 @@ def measure(
   """
   start = time.monotonic()
   lowered = program.lower()
-  key = lowered.as_text(), memory.on_a_chip(program.state)
+  kept = memory.on_a_chip(program.state), memory.on_a_chip(program.others)
+  key = lowered.as_text(), kept
   if seen is not None and key in seen:
     return dataclasses.replace(seen[key], program=program, compile_seconds=0.0)
   found = _compiled(program, lowered, network, options, start)

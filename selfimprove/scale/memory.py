@@ -153,7 +153,7 @@ def advice(memory: Memory, chip: Chip, *, samples: bool = False) -> str:
   )
   if samples:
     return (
-      f'{said}divide the cache by {factor}: more chips along fsdp, or a '
-      f'{factor}-th of prompts_per_step, group_size or max_new_tokens.'
+      f'{said}divide the cache by {factor}: a {factor}-th of the prompts as '
+      'prompts_at_once, more chips along fsdp, or shorter attempts.'
     )
   return f'{said}multiply microbatches by {factor}, and set remat to full.'

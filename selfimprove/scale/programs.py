@@ -70,7 +70,7 @@ def of_run(experiment: Experiment, mesh: Mesh) -> Iterator[Program]:
     Programs.
 
   Raises:
-    ValueError: the prompts of a stage do not divide over the mesh.
+    ValueError: the samples of a stage do not divide over the mesh.
   """
   models, stages = experiment.models(), experiment.unrolled()
   with_reference = holds_reference(stages, models)

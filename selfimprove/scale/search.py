@@ -59,15 +59,15 @@ def search(
     The compiled settings.
 
   Raises:
-    ValueError: no setting divides the prompts, or `tries` is below 1.
+    ValueError: no setting divides the samples, or `tries` is below 1.
   """
   if tries < 1:
     raise ValueError(f'tries={tries} compiles nothing; give at least 1.')
   settings = list(candidates(experiment, len(devices)))
   if not settings:
     raise ValueError(
-      f'No mesh of {len(devices)} devices divides the prompts of every stage; '
-      'change prompts_per_step or minibatches.'
+      f'No mesh of {len(devices)} devices divides the samples of every stage; '
+      'change prompts_per_step, group_size, minibatches or prompts_at_once.'
     )
   slots = rollouts(settings[0], devices)
   every = [Found(one, guess(one, devices, chip, slots)) for one in settings]
@@ -82,7 +82,7 @@ def search(
 
 
 def candidates(experiment: Experiment, chips: int) -> Iterator[Experiment]:
-  """Settings whose prompts divide over their mesh.
+  """Settings whose samples divide over their mesh.
 
   Args:
     experiment: the run.
@@ -153,7 +153,7 @@ def rollouts(
   """The shapes of what each stage samples.
 
   Args:
-    experiment: any setting whose prompts divide over its mesh.
+    experiment: any setting whose samples divide over its mesh.
     devices: all that its mesh has.
 
   Returns:
@@ -176,15 +176,12 @@ def _peak(program: _Case, model: Any) -> float:
   state = memory.on_a_chip(program.state)
   gradient = memory.on_a_chip(program.state.params)
   parts = program.stage.microbatches * program.stage.minibatches
-  shards = partitioning.row_shards(mesh)
-  tokens = rollout.tokens.size / parts / shards
+  tokens = rollout.tokens.size / parts / _row_shards(mesh, model)
   width = 2.0 * model.embed_dim
   if model.remat == 'none':
     heads = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
-    width = (
-      8.0 * model.embed_dim
-      + 2.0 * (heads + 3 * model.mlp_dim) / (mesh.shape['model'])
-    )
+    split = 1 if _is_whole(model) else mesh.shape['model']
+    width = 8.0 * model.embed_dim + 2.0 * (heads + 3 * model.mlp_dim) / split
   return state + gradient + tokens * width * model.num_layers
 
 
@@ -199,18 +196,27 @@ def _seconds(program: _Case, model: Any, chip: Chip) -> float:
   weights = 2.0 * sum(
     leaf.size for leaf in jax.tree.leaves(program.state.params)
   )
-  gathered = (
-    3 * weights / mesh.shape['model'] * (mesh.shape['fsdp'] > 1) * passes
-  )
-  shards = partitioning.row_shards(mesh)
-  tokens = rollout.tokens.size / shards * stage.epochs
-  width = mesh.shape['model']
+  width = 1 if _is_whole(model) else mesh.shape['model']
+  is_divided = mesh.shape['fsdp'] * mesh.shape['model'] > width
+  gathered = 3 * weights / width * is_divided * passes
+  tokens = rollout.tokens.size / _row_shards(mesh, model) * stage.epochs
   reduced = (
     8 * tokens * model.embed_dim * model.num_layers * 2 * ((width - 1) / width)
   )
   return max(compute, gathered / (4 * chip.link_rate)) + reduced / (
     2 * chip.link_rate
   )
+
+
+def _is_whole(model: Any) -> bool:
+  """Whether layers are used whole, and rows divided over all devices."""
+  return model.training_layout == 'fully_sharded'
+
+
+def _row_shards(mesh: Any, model: Any) -> int:
+  """Devices over which rows are divided in an update."""
+  shards = partitioning.row_shards(mesh)
+  return shards * mesh.shape['model'] if _is_whole(model) else shards
 
 
 def _compiled(
@@ -245,7 +251,7 @@ def _compiled(
 def _with_parts(
   experiment: Experiment, parts: int, shards: int
 ) -> list[Any] | None:
-  """The stages with so many micro-batches; None where prompts do not divide."""
+  """The stages with so many micro-batches; None where samples do not divide."""
   stages = []
   for stage in experiment.stages:
     if stage.prompts_per_step % (stage.minibatches * parts):

@@ -220,7 +220,13 @@ class _Round:
       return first, {}
     total = prompts.tokens.shape[0]
     shards = partitioning.row_shards(self._made.mesh)
-    room = _room(len(failed), total, group=group, shards=shards)
+    room = _room(
+      len(failed),
+      total,
+      group=group,
+      shards=shards,
+      plan=self._made.stage.plan,
+    )
     # Places that are too many sample the first failed prompt once more, and
     # replace nothing.
     rows = np.full(room, failed[0])
@@ -247,12 +253,17 @@ def _add(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
   return {k: a.get(k, 0.0) + b.get(k, 0.0) for k in a | b}
 
 
-def _room(count: int, total: int, *, group: int, shards: int) -> int:
+def _room(
+  count: int, total: int, *, group: int, shards: int, plan: steps.Plan
+) -> int:
   """The smallest of few widths that hold `count`: each is compiled once."""
+
+  def divides(room: int) -> bool:
+    at_once = room // plan.parts_to_sample(room)
+    return at_once * group % shards == 0
+
   room = total
-  while (
-    room % 2 == 0 and room // 2 >= count and (room // 2 * group) % shards == 0
-  ):
+  while room % 2 == 0 and room // 2 >= count and divides(room // 2):
     room //= 2
   return room
 

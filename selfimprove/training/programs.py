@@ -132,10 +132,10 @@ def check_divides(stage: Stage, mesh: Mesh) -> None:
   if not divides(stage, shards):
     part, group = _part(stage)
     rows = 'packed rows' if stage.packed_rows else 'samples'
-    drawn = f', {stage.prompts_at_once} prompts sampled at once'
+    drawn = f', and {_at_once(stage)} prompts are sampled at once'
     raise ValueError(
       f'Stage {stage.name!r}: a micro-batch has {part} prompts with {group} '
-      f'{rows} each{drawn if stage.prompts_at_once else ""}, which do not '
+      f'{rows} each{drawn if stage.prompts_at_once else ""}; they do not '
       f'divide over data x fsdp = {shards} devices; change prompts_per_step, '
       'group_size, microbatches, minibatches, prompts_at_once or the mesh.'
     )
@@ -152,10 +152,7 @@ def divides(stage: Stage, shards: int) -> bool:
     Whether no device is left without a row.
   """
   part, group = _part(stage)
-  at_once = stage.prompts_per_step // stage.plan.parts_to_sample(
-    stage.prompts_per_step
-  )
-  samples = at_once * stage.algorithm.rollout.group_size
+  samples = _at_once(stage) * stage.algorithm.rollout.group_size
   return part * group % shards == 0 and samples % shards == 0
 
 
@@ -163,6 +160,12 @@ def _part(stage: Stage) -> tuple[int, int]:
   """Prompts of a micro-batch, and rows of each."""
   part = stage.prompts_per_step // (stage.microbatches * stage.minibatches)
   return part, stage.packed_rows or stage.algorithm.rollout.group_size
+
+
+def _at_once(stage: Stage) -> int:
+  """Prompts whose samples are drawn at one time."""
+  count = stage.prompts_per_step
+  return count // stage.plan.parts_to_sample(count)
 
 
 def _in_graph(made: Build) -> StepFn:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from selfimprove.models.config import TransformerConfig
-from selfimprove.models.lora import LoRA, make_adapters, merge
+from selfimprove.models.lora import LoRA, make_adapters, merge, targets
 from selfimprove.models.transformer import make_policy
 from selfimprove.training.state import abstract_params
 from tests.training import tiny
@@ -233,6 +233,19 @@ def test_adapters_are_laid_out_like_the_matrices_beside_them():
 
 
 @pytest.mark.slow
+def test_targets_do_not_depend_on_how_layers_are_kept():
+  whole = dataclasses.replace(CONFIG, training_layout='fully_sharded')
+  sizes = [
+    [
+      (target.path, target.inputs, target.outputs)
+      for target in targets(LoRA(rank=2, alpha=2.0, targets='.*'), policy)
+    ]
+    for policy in (POLICY, make_policy(whole))
+  ]
+  assert sizes[0] == sizes[1]
+  assert len(sizes[0]) == 7
+
+
 def test_activations_in_bfloat16_stay_in_it():
   policy = make_policy(
     dataclasses.replace(CONFIG, dtype='bfloat16', param_dtype='bfloat16')

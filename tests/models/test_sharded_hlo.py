@@ -214,6 +214,35 @@ def test_rows_that_are_divided_over_all_devices_send_no_activations():
   assert not stacked(hlo.shapes(hlo.collectives(whole)), MESHES[0])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('training', ['tensor_parallel', 'fully_sharded'])
+def test_a_token_is_drawn_with_parameters_where_they_are(training):
+  policy = make_policy(dataclasses.replace(CONFIG, training_layout=training))
+  sizes = MESHES[0]
+  mesh = partitioning.make_mesh(**sizes)
+  params = jax.eval_shape(policy.init, jax.random.key(0))
+  with jax.set_mesh(mesh):
+    # As a rollout has them: copied once, before its loop.
+    ready = jax.jit(policy.decode_params).lower(
+      jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        params,
+        partitioning.shardings(policy.logical_axes(), params, mesh),
+      )
+    )
+    placed = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      ready.out_info,
+      ready.compile().output_shardings,
+    )
+    tokens = jax.ShapeDtypeStruct(
+      (ROWS, 1), jnp.int32, sharding=partitioning.rows(mesh)
+    )
+    text = jax.jit(policy.apply).lower(placed, tokens, tokens).compile()
+  sent = hlo.shapes(hlo.collectives(parse(text.as_text())))
+  assert not [shape for shape in sent if shape.size >= kernel(sizes)]
+
+
 @pytest.mark.tpu
 def test_an_update_with_the_kernel_for_tpus_compiles_over_all_axes():
   text = compiled(

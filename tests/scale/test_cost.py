@@ -177,6 +177,20 @@ def test_a_kernel_of_several_lines_does_not_end_the_program():
   assert sum(one.flops for one in found.values()) == 2 * 8**3
 
 
+def test_a_program_ends_where_its_own_brace_is():
+  # XLA says on which thread a computation runs; a kernel may have lines that
+  # are nothing but a brace.
+  text = KERNEL.replace('"block_q": 256\n', '"blocks": {\n"q": 256\n}\n')
+  other = (
+    '%elsewhere (p: f32[8]) -> f32[8] {\n'
+    '  ROOT %p = f32[8]{0} parameter(0)\n'
+    '}, execution_thread="sparsecore"\n\n'
+  )
+  module = hlo.parse(text.replace('ENTRY', f'{other}ENTRY'))
+  assert [*module.computations] == ['elsewhere', 'main']
+  assert [*module.computations['main'].ops] == ['p', 'kernel', 'dot']
+
+
 STEPS = """HloModule jit_f, is_scheduled=true
 
 %gather.1 (p: bf16[64,8]) -> bf16[512,8] {

@@ -15,6 +15,7 @@ from selfimprove.algorithms.base import Collect, Retry
 from selfimprove.rewards import labels, merges
 from selfimprove.rollout.contexts import AnswerPrefix, Hinted, InContext
 from selfimprove.training import collect, collecting, loop, programs
+from selfimprove.training import step as steps
 from selfimprove.training.stages import Stage
 from selfimprove.training.timing import PhaseTimers
 from tests.training import tiny
@@ -296,6 +297,8 @@ def test_second_tries_take_the_rows_that_the_rule_gives_them(merge, wanted):
 
 
 def test_the_widths_of_second_tries_are_few_and_large_enough():
-  room = functools.partial(collecting._room, total=96, group=2, shards=8)
+  room = functools.partial(
+    collecting._room, total=96, group=2, shards=8, plan=steps.WHOLE
+  )
   assert {room(n) for n in range(1, 97)} == {12, 24, 48, 96}
   assert all(room(n) >= n for n in range(1, 97))

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from selfimprove.models.transformer import make_policy
 from selfimprove.training import programs
 from selfimprove.training import step as steps
 from selfimprove.training.stages import Stage, needs_reference
@@ -38,8 +39,8 @@ def _stage(**changes):
   return dataclasses.replace(made, **changes)
 
 
-def _state(stage, mesh):
-  like = abstract_state(MODELS, stage.optimizers, mesh, with_reference=True)
+def _state(stage, mesh, models=MODELS):
+  like = abstract_state(models, stage.optimizers, mesh, with_reference=True)
   state = init_state(MODELS, stage.optimizers, seed=3, with_reference=True)
   state = dataclasses.replace(
     state, ref_params=tiny.POLICY.init(jax.random.key(1))
@@ -47,14 +48,14 @@ def _state(stage, mesh):
   return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, like))
 
 
-def _update(stage, **axes):
+def _update(stage, models=MODELS, **axes):
   """Parameters and metrics after one step on a mesh of these axes."""
   mesh = tiny.mesh(**axes)
   with jax.set_mesh(mesh):
-    state = _state(stage, mesh)
+    state = _state(stage, mesh, models)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     made = programs.Build(
-      models=MODELS,
+      models=models,
       stage=stage,
       mesh=mesh,
       state_shardings=shardings,
@@ -111,6 +112,23 @@ def test_the_update_depends_on_no_micro_batch_and_no_mesh(microbatches, axes):
   # The same tokens were sampled: lengths are whole numbers of them.
   for name in ('rollout/tokens', 'rollout/copied'):
     assert metrics[name] == wanted_metrics[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('microbatches', [1, 8])
+def test_layers_that_are_used_whole_get_the_same_update(microbatches):
+  # Prompts do not fill the devices; of eight micro-batches samples just do.
+  config = dataclasses.replace(tiny.CONFIG, training_layout='fully_sharded')
+  params, metrics = _update(
+    _stage(microbatches=microbatches),
+    models=Models(make_policy(config)),
+    data=2,
+    fsdp=2,
+    model=2,
+  )
+  wanted, wanted_metrics = _whole()
+  _assert_close(params, wanted)
+  assert metrics['rollout/tokens'] == wanted_metrics['rollout/tokens']
 
 
 @dataclasses.dataclass
