@@ -42,9 +42,8 @@ class Cost:
   Attributes:
     flops: of matrix products.
     bytes: read from HBM and written to it.
-    needed_bytes: what loops over tokens carry, once per iteration: weights and
-      cache, which cannot be read less often; 0 elsewhere.
-    carried_bytes: what one iteration of them carries.
+    carried_bytes: what an iteration of a loop over tokens carries, weights and
+      cache; 0 elsewhere.
     busy_seconds: of the compiler's estimated cycles; of instructions for which
       it gives none, bytes over the rate of the memory.
     exposed_seconds: of collectives that nothing hides.
@@ -53,7 +52,6 @@ class Cost:
 
   flops: float = 0.0
   bytes: float = 0.0
-  needed_bytes: float = 0.0
   carried_bytes: float = 0.0
   busy_seconds: float = 0.0
   exposed_seconds: float = 0.0
@@ -103,7 +101,6 @@ def _walk(
     if op.opcode == 'while':
       count = times * hlo.trips(op, module)
       if inside.startswith('decode_') and not phase.startswith('decode_'):
-        cost.needed_bytes += count * op.bytes
         cost.carried_bytes = max(cost.carried_bytes, op.bytes)
       _walk(module, op.called['condition'][0], count, inside, network, costs)
       _walk(module, op.called['body'][0], count, inside, network, costs)

@@ -200,6 +200,9 @@ def rows(
   program, taken = measured.program, measured.memory
   chips = program.mesh.size
   asked = work.of_stage(model, program.stage, program.rollout)
+  needed = work.decode_bytes(
+    model, program.stage, program.rollout, program.mesh.shape
+  )
   parts = {k: c for k, c in measured.costs.items() if c.seconds or c.flops}
   written = program.rollout.tokens.shape[1] - program.rollout.prompt_slots
   tokens = program.rollout.tokens.shape[0] * written
@@ -224,7 +227,7 @@ def rows(
     'padding_share': _round(measured.padding),
     'layers_compiled': list(measured.layers),
     'compile_seconds': _round(measured.compile_seconds),
-    **_time(parts.values(), sum(asked.get(k, 0.0) for k in parts), chip, chips),
+    **_time(parts, asked, needed, chip, chips),
   }
   whole['tokens_per_second_per_chip'] = _rate(tokens, whole, chips)
   lines = [whole]
@@ -234,7 +237,7 @@ def rows(
       'program': f'{program.title}:{name}',
       'hbm_gib_per_chip': whole['hbm_gib_per_chip'],
       'fits': whole['fits'],
-      **_time([one], asked.get(name, 0.0), chip, chips),
+      **_time({name: one}, asked, needed, chip, chips),
     }
     if name.startswith('decode_') or name in ('update', 'old_logprobs'):
       line['tokens_per_second_per_chip'] = _rate(
@@ -244,11 +247,20 @@ def rows(
   return lines
 
 
-def _time(parts: Any, asked: float, chip: Chip, chips: int) -> dict[str, Any]:
+def _time(
+  named: Mapping[str, Cost],
+  operations: Mapping[str, float],
+  needed: Mapping[str, float],
+  chip: Chip,
+  chips: int,
+) -> dict[str, Any]:
   """Estimate, roofline and what binds, of parts that follow each other."""
-  parts = list(parts)
+  parts = list(named.values())
+  asked = sum(operations.get(name, 0.0) for name in named)
   seconds = sum(part.seconds for part in parts)
-  sides = [_sides(part, chip) for part in parts]
+  sides = [
+    _sides(part, chip, needed.get(name, 0.0)) for name, part in named.items()
+  ]
   roofline = sum(max(side.values()) for side in sides)
   total = {k: sum(side[k] for side in sides) for k in ('flops', 'hbm', 'ici')}
   kinds: dict[str, float] = {}
@@ -274,11 +286,10 @@ def _time(parts: Any, asked: float, chip: Chip, chips: int) -> dict[str, Any]:
   }
 
 
-def _sides(part: Cost, chip: Chip) -> dict[str, float]:
-  moved = part.needed_bytes or part.bytes
+def _sides(part: Cost, chip: Chip, needed: float) -> dict[str, float]:
   return {
     'flops': part.flops / chip.flops,
-    'hbm': moved / chip.hbm_rate,
+    'hbm': (needed or part.bytes) / chip.hbm_rate,
     'ici': part.link_seconds,
   }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from selfimprove.models.config import TransformerConfig
@@ -90,3 +91,46 @@ def of_stage(
       unembedded=rows * n,
     )
   return found
+
+
+def decode_bytes(
+  config: TransformerConfig,
+  stage: Stage,
+  rollout: Any,
+  mesh_shape: Mapping[str, int],
+) -> dict[str, float]:
+  """Bytes that a chip has to read to draw the tokens of each attempt.
+
+  For every token all weights but the table of embeddings, and the whole cache:
+  its empty slots are read too. What is in the chip's fast memory already need
+  not be, so that this is a little too much for very small models.
+
+  Args:
+    config: shape of the decoder.
+    stage: with its plan.
+    rollout: shapes of its samples.
+    mesh_shape: mesh axis -> devices along it.
+
+  Returns:
+    Name of a part, such as `decode_0` -> bytes.
+  """
+  d, k, kv = config.embed_dim, config.head_dim, config.num_kv_heads
+  layer = 2 * d * config.num_heads * k + 2 * d * kv * k + 3 * d * config.mlp_dim
+  size = 2.0 if config.dtype == 'bfloat16' else 4.0
+  model, fsdp = mesh_shape['model'], mesh_shape['fsdp']
+  weights = size * (config.num_layers * layer + d * config.vocab_size) / model
+  if config.decode_layout == 'stationary':
+    weights /= fsdp
+  group, start = rollout.group_size, rollout.prompt_slots
+  groups = rollout.tokens.shape[0] // group
+  parts = stage.plan.parts_to_sample(groups)
+  across = mesh_shape['data'] * fsdp * mesh_shape['sequence']
+  rows = groups // parts * group / across
+  slots = rows * (rollout.tokens.shape[1] - start)
+  slots += max(1.0, rows / group) * start
+  split = model if kv % model == 0 else 1
+  cache = 2.0 * size * config.num_layers * kv * k * slots / split
+  return {
+    f'decode_{begin - start}': parts * (end - begin) * (weights + cache)
+    for begin, end in rollout.spans
+  }

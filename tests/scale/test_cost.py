@@ -152,8 +152,8 @@ def test_decoding_grows_linearly_in_its_weights_work():
 def test_scopes_tell_the_parts_of_a_program_apart():
   parts = sampled(17)
   assert parts['prefill'].flops > 0
-  assert parts['decode_0'].needed_bytes > 0
-  assert parts['prefill'].needed_bytes == 0
+  assert parts['decode_0'].carried_bytes > 0
+  assert parts['prefill'].carried_bytes == 0
 
 
 KERNEL = """HloModule jit_f, is_scheduled=true
