@@ -23,6 +23,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 directory."""
 
 
+# Devices along each axis, layouts over them, and how much is drawn at one time:
+# none of them changes what is computed.
+_WHERE = re.compile(
+  r'([\w.]+\.)?MeshShape\.|# Parameters for .*MeshShape'
+  r'|\S+\.(training_layout|decode_layout|prompts_at_once) ='
+)
 # What nobody binds by hand.
 _DEFINED_IN = {
   'MODEL': 'gin_configs/models/',
@@ -217,15 +223,9 @@ def check_workdir(workdir: str, config: str, *, begun: object) -> None:
 
 
 def _without_mesh(config: str) -> str:
-  """A config but for the devices along each axis, which a run may change."""
+  """A config but for what lies where and when, which a run may change."""
   lines = config.splitlines(keepends=True)
-  return ''.join(
-    line
-    for line in lines
-    if not re.match(
-      r'([\w.]+\.)?MeshShape\.|# Parameters for .*MeshShape', line
-    )
-  )
+  return ''.join(line for line in lines if not _WHERE.match(line))
 
 
 def _write(path: str, config: str) -> None:
