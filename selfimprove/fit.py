@@ -184,11 +184,16 @@ def compiler_options(pairs: Sequence[str], effort: float) -> measure.Options:
     Name -> value.
 
   Raises:
-    ValueError: one of them has no value.
+    ValueError: one of them has no value, or this JAX knows no effort.
 
   >>> compiler_options(['xla_enable_async_all_gather=true'], 0.0)
   {'xla_enable_async_all_gather': 'true'}
   """
+  if effort and not measure.takes_effort():
+    raise ValueError(
+      f'effort={effort:g} is not known to JAX {jax.__version__}; leave it out, '
+      'or use JAX 0.10.'
+    )
   found: dict[str, str | float] = {measure.EFFORT: effort} if effort else {}
   for pair in pairs:
     name, is_there, value = pair.strip().lstrip('-').partition('=')

@@ -51,6 +51,11 @@ class Measured:
   refusal: str = ''
 
 
+def takes_effort() -> bool:
+  """Whether this release of JAX has the option `EFFORT`."""
+  return hasattr(jax.config, f'jax_{EFFORT}')
+
+
 def network_of(mesh: Mesh, chip: Chip) -> Network:
   """Where the partitions of a program stand.
 
@@ -115,7 +120,7 @@ def _compiled(
 ) -> Measured:
   """A lowered program, compiled and read; the time counts from `start`."""
   try:
-    compiled = _compile(lowered, options)
+    compiled = lowered.compile(compiler_options=dict(options) or None)
   except jax.errors.JaxRuntimeError as error:
     there = sum(memory.on_a_chip(x) for x in program.operands)
     used = memory.of_refusal(str(error), arguments=there)
@@ -134,17 +139,6 @@ def _compiled(
     padding=_padding(module),
     compile_seconds=time.monotonic() - start,
   )
-
-
-def _compile(lowered: Any, options: Options) -> Any:
-  """The compiled program; not every release takes `EFFORT` as an option."""
-  others = {name: value for name, value in options.items() if name != EFFORT}
-  before = getattr(jax.config, f'jax_{EFFORT}')
-  jax.config.update(f'jax_{EFFORT}', float(options.get(EFFORT, before)))
-  try:
-    return lowered.compile(compiler_options=others or None)
-  finally:
-    jax.config.update(f'jax_{EFFORT}', before)
 
 
 def of_run(

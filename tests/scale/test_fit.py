@@ -133,7 +133,6 @@ def test_the_tpu_compiler_says_what_a_run_takes(tmp_path):
     *FLAGS,
     '--topology=v5e:2x2',
     '--mesh=1,2,2',
-    '--effort=-1',
     f'--output={output}',
   )
   rows = json.loads(output.read_text())
