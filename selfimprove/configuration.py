@@ -210,10 +210,9 @@ def check_workdir(workdir: str, config: str, *, begun: object) -> None:
     return
   with open(path, encoding='utf-8') as file:
     before = file.read()
-  if _without_mesh(before) != _without_mesh(config):
-    old, new = first_difference(
-      _without_mesh(before), _without_mesh(config), nothing='(nothing)'
-    )
+  theirs, ours = _without_places(before), _without_places(config)
+  if theirs != ours:
+    old, new = first_difference(theirs, ours, nothing='(nothing)')
     raise ConfigError(
       f'{workdir} holds a run with another config: it has `{old}`, this run '
       f'`{new}`; use another --workdir, or the config in {path}.'
@@ -222,7 +221,7 @@ def check_workdir(workdir: str, config: str, *, begun: object) -> None:
     _write(path, config)
 
 
-def _without_mesh(config: str) -> str:
+def _without_places(config: str) -> str:
   """A config but for what lies where and when, which a run may change."""
   lines = config.splitlines(keepends=True)
   return ''.join(line for line in lines if not _WHERE.match(line))

@@ -211,11 +211,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def row_shards(mesh: Mesh) -> int:
+def row_shards(mesh: Mesh, layout: str = 'tensor_parallel') -> int:
   """How many parts `rows` makes of an array.
 
   Args:
     mesh: where the array lives.
+    layout: one of `LAYOUTS`, for the residual stream within a program.
 
   Returns:
     The number of devices along the batch.
@@ -223,7 +224,12 @@ def row_shards(mesh: Mesh) -> int:
   >>> row_shards(make_mesh(data=2, fsdp=2, model=2))
   4
   """
-  return mesh.shape['data'] * mesh.shape['fsdp']
+  return _devices_along_rows(mesh.shape, layout)
+
+
+def _devices_along_rows(mesh_shape: Mapping[str, int], layout: str) -> int:
+  over = LAYOUTS[layout]['rows'] or ()
+  return math.prod(mesh_shape.get(axis, 1) for axis in over)
 
 
 def rows(mesh: Mesh, count: int | None = None) -> NamedSharding:
@@ -255,7 +261,7 @@ def parts_of_batch() -> tuple[int, int]:
     The numbers of devices along rows and along tokens; 1 without a mesh.
   """
   shape = jax.sharding.get_abstract_mesh().shape
-  along_rows = shape.get('data', 1) * shape.get('fsdp', 1)
+  along_rows = _devices_along_rows(shape, 'tensor_parallel')
   return along_rows, shape.get('sequence', 1)
 
 
@@ -313,8 +319,7 @@ def layout_of_rows(layout: str, count: int) -> str:
   if layout != 'fully_sharded':
     return layout
   shape = jax.sharding.get_abstract_mesh().shape
-  over = LAYOUTS[layout]['rows'] or ()
-  devices = math.prod(shape.get(axis, 1) for axis in over)
+  devices = _devices_along_rows(shape, layout)
   return 'tensor_parallel' if count % devices else layout
 
 

@@ -34,9 +34,8 @@ def tables(rows: Sequence[Row]) -> str:
     Markdown: programs with estimates of time, those that were compiled at the
     lowest effort, which have none, and the scaling.
   """
-  scaling = {case.name + case.topology + case.key for case in cases.scaling()}
-  of_scaling = [row for row in rows if _case(row) in scaling]
-  others = [row for row in rows if _case(row) not in scaling]
+  of_scaling = _of_scaling(rows)
+  others = [row for row in rows if row not in of_scaling]
   timed = [row for row in others if not row['effort']]
   fast = [row for row in others if row['effort'] and ':' not in row['program']]
   return '\n'.join(
@@ -51,8 +50,9 @@ def tables(rows: Sequence[Row]) -> str:
   )
 
 
-def _case(row: Row) -> str:
-  return row['config'] + row['topology'] + row['key'].partition(' | ')[0]
+def _of_scaling(rows: Sequence[Row]) -> list[Row]:
+  keys = {case.key for case in cases.scaling()}
+  return [row for row in rows if row['key'].partition(' | ')[0] in keys]
 
 
 def _memory(rows: Sequence[Row]) -> str:
@@ -82,9 +82,8 @@ def plot(rows: Sequence[Row], path: pathlib.Path) -> None:
   drawing = figure.Figure(figsize=(5, 3.2), layout='tight')
   axes = drawing.subplots()
   programs: dict[str, list[tuple[int, float]]] = {}
-  known = {case.name + case.topology + case.key for case in cases.scaling()}
-  for row in rows:
-    if _case(row) in known and ':' not in row['program']:
+  for row in _of_scaling(rows):
+    if ':' not in row['program']:
       chips = 1
       for size in row['topology'].partition(':')[2].split('x'):
         chips *= int(size)

@@ -112,12 +112,10 @@ def _walk(
         module, _longest(op, module, network), times, inside, network, costs
       )
     else:
-      seconds = _add(
+      seconds, fetching = _add(
         cost, op, computation, module, times, network, hidden, begun
       )
-      busy += seconds
-      if not collectives.kind_of(op):
-        moving += _moved(op, computation, module) / network.chip.hbm_rate
+      busy, moving = busy + seconds, moving + fetching
   # What is fetched ahead of its use shares the memory's rate with the rest.
   if moving > busy:
     cost = costs[phase if phase in costs else OTHER]
@@ -135,16 +133,15 @@ def _add(
   network: Network,
   hidden: dict[str, float],
   begun: set[str],
-) -> float:
-  """Adds one instruction; returns the seconds that it keeps the chip busy."""
-  for inner in _fused(op, computation, module):
-    source, owner = inner
+) -> tuple[float, float]:
+  """Adds one instruction; returns its seconds on the chip and of the memory."""
+  for source, owner in _fused(op, computation, module):
     cost.flops += times * arithmetic.flops(source, owner)
+    kind = collectives.kind_of(source)
     channel = _CHANNEL.search(source.rest)
-    if collectives.kind_of(source) and (not channel or channel[1] not in begun):
+    if kind and (not channel or channel[1] not in begun):
       # Fused into what it runs beside, one collective stands in several steps.
       begun.update(channel.groups() if channel else ())
-      kind = collectives.kind_of(source)
       taken = collectives.seconds(source, network)
       if _SCATTERED in op.rest:
         kind, taken = 'reduce-scatter', taken / 2
@@ -159,13 +156,13 @@ def _add(
       else:
         cost.exposed_seconds += times * taken
   if collectives.kind_of(op):
-    return 0.0
+    return 0.0, 0.0
   moved = _moved(op, computation, module)
   cost.bytes += times * moved
-  if op.opcode in arithmetic.FREE or op.opcode.startswith(('copy-', 'slice-')):
-    return 0.0  # Copies between memories run beside everything else.
   chip = network.chip
-  seconds = moved / chip.hbm_rate
+  seconds = moving = moved / chip.hbm_rate
+  if op.opcode in arithmetic.FREE or op.opcode.startswith(('copy-', 'slice-')):
+    return 0.0, moving  # Copies between memories run beside everything else.
   if op.cycles:
     seconds = op.cycles / chip.clock
   elif op.opcode in ('dot', 'convolution', 'custom-call', 'fusion'):
@@ -175,7 +172,7 @@ def _add(
     share = KERNELS if op.opcode == 'custom-call' else 1.0
     seconds = max(seconds, done / (share * chip.flops))
   cost.busy_seconds += times * seconds
-  return seconds
+  return seconds, moving
 
 
 def _is_asynchronous(op: Op) -> bool:

@@ -176,11 +176,12 @@ def _peak(program: _Case, model: Any) -> float:
   state = memory.on_a_chip(program.state)
   gradient = memory.on_a_chip(program.state.params)
   parts = program.stage.microbatches * program.stage.minibatches
-  tokens = rollout.tokens.size / parts / _row_shards(mesh, model)
+  shards = partitioning.row_shards(mesh, model.training_layout)
+  tokens = rollout.tokens.size / parts / shards
   width = 2.0 * model.embed_dim
   if model.remat == 'none':
     heads = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
-    split = 1 if _is_whole(model) else mesh.shape['model']
+    split = _layer_parts(mesh, model)
     width = 8.0 * model.embed_dim + 2.0 * (heads + 3 * model.mlp_dim) / split
   return state + gradient + tokens * width * model.num_layers
 
@@ -196,10 +197,11 @@ def _seconds(program: _Case, model: Any, chip: Chip) -> float:
   weights = 2.0 * sum(
     leaf.size for leaf in jax.tree.leaves(program.state.params)
   )
-  width = 1 if _is_whole(model) else mesh.shape['model']
+  width = _layer_parts(mesh, model)
   is_divided = mesh.shape['fsdp'] * mesh.shape['model'] > width
   gathered = 3 * weights / width * is_divided * passes
-  tokens = rollout.tokens.size / _row_shards(mesh, model) * stage.epochs
+  shards = partitioning.row_shards(mesh, model.training_layout)
+  tokens = rollout.tokens.size / shards * stage.epochs
   reduced = (
     8 * tokens * model.embed_dim * model.num_layers * 2 * ((width - 1) / width)
   )
@@ -208,15 +210,10 @@ def _seconds(program: _Case, model: Any, chip: Chip) -> float:
   )
 
 
-def _is_whole(model: Any) -> bool:
-  """Whether layers are used whole, and rows divided over all devices."""
-  return model.training_layout == 'fully_sharded'
-
-
-def _row_shards(mesh: Any, model: Any) -> int:
-  """Devices over which rows are divided in an update."""
-  shards = partitioning.row_shards(mesh)
-  return shards * mesh.shape['model'] if _is_whole(model) else shards
+def _layer_parts(mesh: Any, model: Any) -> int:
+  """Devices that share the heads and the feed-forward of a layer."""
+  rules = partitioning.LAYOUTS[model.training_layout]
+  return mesh.shape['model'] if rules['mlp'] else 1
 
 
 def _compiled(

@@ -31,8 +31,7 @@ def forward_flops(
   Source: arXiv 2001.08361, section 2.1, with attention and logits apart.
   """
   d, k = config.embed_dim, config.head_dim
-  heads, kv = config.num_heads, config.num_kv_heads
-  layer = 2 * d * heads * k + 2 * d * kv * k + 3 * d * config.mlp_dim
+  heads, layer = config.num_heads, _layer_size(config)
   return (
     2.0 * config.num_layers * layer * tokens
     + 4.0 * config.num_layers * heads * k * pairs
@@ -93,6 +92,12 @@ def of_stage(
   return found
 
 
+def _layer_size(config: TransformerConfig) -> int:
+  """Elements of the matrices of a layer."""
+  heads = 2 * (config.num_heads + config.num_kv_heads) * config.head_dim
+  return config.embed_dim * (heads + 3 * config.mlp_dim)
+
+
 def decode_bytes(
   config: TransformerConfig,
   stage: Stage,
@@ -115,7 +120,7 @@ def decode_bytes(
     Name of a part, such as `decode_0` -> bytes.
   """
   d, k, kv = config.embed_dim, config.head_dim, config.num_kv_heads
-  layer = 2 * d * config.num_heads * k + 2 * d * kv * k + 3 * d * config.mlp_dim
+  layer = _layer_size(config)
   size = 2.0 if config.dtype == 'bfloat16' else 4.0
   model, fsdp = mesh_shape['model'], mesh_shape['fsdp']
   weights = size * (config.num_layers * layer + d * config.vocab_size) / model
