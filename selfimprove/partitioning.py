@@ -41,21 +41,36 @@ rest are axes of parameters: `spread` is the one along which a parameter is
 divided that is used whole (`kept_names`).
 """
 
-LAYOUTS: Mapping[str, Rules] = {
+
+def _training_layouts() -> dict[str, Rules]:
+  """Layouts in which rollouts are read, in each form that rows may ask for.
+
+  `name/k` is that of rows which divide over the first `k` axes alone: over the
+  others their tokens are divided, and nothing but keys and values is sent.
+  """
   # Parameters are gathered over `fsdp` where they are used, a layer at a time.
-  'tensor_parallel': {**RULES, 'embed': None},
+  split = {**RULES, 'embed': None}
   # Layers are gathered over `model` too, and rows divided over it: no
   # activation is sent, nor computed twice.
-  'fully_sharded': {
-    **RULES,
-    'batch': ('data', 'fsdp', 'model'),
-    'rows': ('data', 'fsdp', 'model'),
-    'embed': None,
-    'heads': None,
-    'kv_heads': None,
-    'mlp': None,
-    'spread': None,
-  },
+  used_whole = dict.fromkeys(('heads', 'kv_heads', 'mlp', 'spread'))
+  layouts: dict[str, Rules] = {}
+  for name, axes, rules in (
+    ('tensor_parallel', ('data', 'fsdp'), split),
+    ('fully_sharded', ('data', 'fsdp', 'model'), {**split, **used_whole}),
+  ):
+    for k in range(len(axes) + 1):
+      layouts[name if k == len(axes) else f'{name}/{k}'] = {
+        **rules,
+        'batch': axes[:k],
+        'rows': axes[:k],
+        'tokens': (*axes[k:], 'sequence'),
+        'flat': (*axes, 'sequence'),
+      }
+  return layouts
+
+
+LAYOUTS: Mapping[str, Rules] = {
+  **_training_layouts(),
   # The same, once for a whole rollout: nothing but activations is sent for a
   # token, and a device holds 1/model of all parameters while it lasts.
   'gathered': {
@@ -224,11 +239,14 @@ def row_shards(mesh: Mesh, layout: str = 'tensor_parallel') -> int:
   >>> row_shards(make_mesh(data=2, fsdp=2, model=2))
   4
   """
-  return _devices_along_rows(mesh.shape, layout)
+  return _devices_along(mesh.shape, 'rows', layout)
 
 
-def _devices_along_rows(mesh_shape: Mapping[str, int], layout: str) -> int:
-  over = LAYOUTS[layout]['rows'] or ()
+def _devices_along(
+  mesh_shape: Mapping[str, int], name: str, layout: str
+) -> int:
+  over = LAYOUTS[layout][name] or ()
+  over = (over,) if isinstance(over, str) else over
   return math.prod(mesh_shape.get(axis, 1) for axis in over)
 
 
@@ -249,20 +267,18 @@ def rows(mesh: Mesh, count: int | None = None) -> NamedSharding:
   return NamedSharding(mesh, partition_spec(('batch',), (count,), mesh.shape))
 
 
-def tokens_split() -> bool:
-  """Whether the mesh in context divides the tokens of a row."""
-  return jax.sharding.get_abstract_mesh().shape.get('sequence', 1) > 1
-
-
-def parts_of_batch() -> tuple[int, int]:
+def grid(layout: str) -> tuple[int, int]:
   """How many parts the mesh in context makes of rows and of their tokens.
+
+  Args:
+    layout: one of `LAYOUTS`.
 
   Returns:
     The numbers of devices along rows and along tokens; 1 without a mesh.
   """
   shape = jax.sharding.get_abstract_mesh().shape
-  along_rows = _devices_along_rows(shape, 'tensor_parallel')
-  return along_rows, shape.get('sequence', 1)
+  along = functools.partial(_devices_along, shape, layout=layout)
+  return along('rows'), along('tokens')
 
 
 def parts_of_vocabulary() -> int:
@@ -312,15 +328,19 @@ def layout_of_rows(layout: str, count: int) -> str:
     count: of rows.
 
   Returns:
-    `layout`; but `tensor_parallel` for `fully_sharded` where the rows do not
-    divide over `model` too, as those of prompts that many samples share: its
-    devices would all compute the same.
+    `layout`; of a layout for training, if the rows do not divide over all of
+    its devices, the form that divides their tokens over the others.
   """
-  if layout != 'fully_sharded':
+  if layout in DECODE_LAYOUTS:
     return layout
   shape = jax.sharding.get_abstract_mesh().shape
-  devices = _devices_along_rows(shape, layout)
-  return 'tensor_parallel' if count % devices else layout
+  forms = [form for form in LAYOUTS if form.partition('/')[0] == layout]
+  # The form for most devices along the rows is the last.
+  return next(
+    form
+    for form in reversed(forms)
+    if count % _devices_along(shape, 'rows', form) == 0
+  )
 
 
 def constrain(

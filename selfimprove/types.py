@@ -263,15 +263,19 @@ class Policy(NamedTuple):
 
   Attributes:
     init: (key) -> params.
-    apply: (params, tokens i32[b n], positions i32[b n], cache or None,
-      segments i32[b n] or None) -> (hidden f[b n d], cache). The tokens see
-      the cache and, causally, each other, of other segments none; empty slots
-      (position -1) are seen by nobody. Without a cache the result is one whose
-      own part holds exactly these tokens.
+    apply: (params, tokens i32[b n], positions i32[b n], cache or None) ->
+      (hidden f[b n d], cache). The tokens see the cache and, causally, each
+      other; empty slots (position -1) are seen by nobody. Without a cache the
+      result is one whose own part holds exactly these tokens.
+    follow: (params, prompts (tokens i32[p m], positions i32[p m]), tokens
+      i32[b n], positions i32[b n], segments i32[b n] or None) -> (hidden of the
+      prompts f[p m d], hidden of what follows f[b n d]). What `apply` says of
+      the prompts and of b / p neighbouring rows behind each, of which tokens
+      see none of other segments; for training, where each layer of parameters
+      is then fetched once for both.
     unembed: (params, hidden f[... d]) -> logits f32[... v].
     fork: (cache, group_size, slots) -> cache in which all that was own is
-      shared by `group_size` rows each, with room for `slots` own tokens; 0
-      slots means that a single further call is made (training).
+      shared by `group_size` rows each, with room for `slots` own tokens.
     decode_params: (params) -> the same parameters laid out for many small
       calls; `apply` and `unembed` take either.
     logical_axes: () -> tree of tuples of logical axis names, like params.
@@ -279,6 +283,7 @@ class Policy(NamedTuple):
 
   init: Callable[[jax.Array], Params]
   apply: Callable[..., tuple[Array, Any]]
+  follow: Callable[..., tuple[Array, Array]]
   unembed: Callable[[Params, Array], Array]
   fork: Callable[..., Any]
   decode_params: Callable[[Params], Params]
@@ -294,6 +299,7 @@ class Critic(NamedTuple):
   Attributes:
     init: (key) -> params.
     apply: like `Policy.apply`, to hidden states.
+    follow: like `Policy.follow`.
     fork: like `Policy.fork`.
     value: (params, hidden f[... d]) -> f32[...].
     logical_axes: () -> tree of tuples of logical axis names, like params.
@@ -301,6 +307,7 @@ class Critic(NamedTuple):
 
   init: Callable[[jax.Array], Params]
   apply: Callable[..., tuple[Array, Any]]
+  follow: Callable[..., tuple[Array, Array]]
   fork: Callable[..., Any]
   value: Callable[[Params, Array], Array]
   logical_axes: Callable[[], Any]

@@ -120,7 +120,7 @@ def attend_whole(
   whole = _joined(parts, query.shape[0])
   if implementation == 'cudnn':
     return _cudnn(query, query_positions, whole, window, segments)
-  return _splash(query, whole, soft_cap, partitioning.LAYOUTS[layout])
+  return _splash(query, whole, soft_cap, layout)
 
 
 def _joined(parts: Sequence[KeyValue], rows: int) -> KeyValue:
@@ -187,13 +187,14 @@ def _splash(
   query: Float[Array, 'b n h k'],
   whole: KeyValue,
   soft_cap: float | None,
-  rules: partitioning.Rules,
+  layout: str,
 ) -> Float[Array, 'b n h k']:
   """Within a row positions grow with slots, so that a causal mask serves."""
+  rules = partitioning.LAYOUTS[layout]
   rows, length, heads, _ = query.shape
   kv_heads, slots = whole.keys.shape[1:3]
   shape = jax.sharding.get_abstract_mesh().shape
-  along = shape.get('sequence', 1) if rules['tokens'] else 1
+  _, along = partitioning.grid(layout)
   across = shape.get('model', 1) if rules['heads'] else 1
   across = across if heads % across == 0 else 1
   # Key-value heads that do not divide over devices are repeated until they do.

@@ -9,7 +9,15 @@ from selfimprove.partitioning import DECODE_LAYOUTS, TRAINING_LAYOUTS
 
 ACTIVATIONS = ('silu', 'gelu_tanh')
 DTYPES = ('float32', 'bfloat16')
-REMAT = ('none', 'full', 'attention', 'dots', 'offload_dots')
+REMAT = (
+  'none',
+  'full',
+  'attention',
+  'attention_dots',
+  'most_dots',
+  'dots',
+  'offload_dots',
+)
 ATTENTION = ('auto', 'xla', 'splash', 'cudnn')
 _SIZES = (
   'vocab_size',
@@ -64,9 +72,10 @@ class TransformerConfig:
     dtype: of activations and the cache, `float32` or `bfloat16`.
     param_dtype: of stored parameters.
     remat: what of each block the backward pass recomputes: `none`, or `full`
-      for all; `attention` keeps what kernels of attention mixed, `dots` all
-      products with parameters too, and `offload_dots` has these products in
-      the memory of the host.
+      for all; `attention` keeps what kernels of attention mixed,
+      `attention_dots` the products of attention with parameters too,
+      `most_dots` also one of the feed-forward (its gate), `dots` all products,
+      and `offload_dots` has these in the memory of the host.
     attention: what computes it where all tokens are read at once: `xla`;
       `splash`, the kernel for TPUs; `cudnn`, that for NVIDIA GPUs; or `auto`
       for the platform's own where it applies. Decoding is always by `xla`.

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from selfimprove import partitioning
-from selfimprove.models.attention import KeyValue, attend, rotate
-from selfimprove.models.attention_kernels import attend_whole, choose
+from selfimprove.models.attention import KeyValue, rotate
 from selfimprove.models.config import TransformerConfig
+from selfimprove.models.mixing import Mix
 from selfimprove.models.remat import kept
 
 DOWN, UP = 'lora_a', 'lora_b'
@@ -86,17 +86,18 @@ class Projection(nn.Module):
     kernel: Any = self.param('kernel', init, self.shape, stored)
     outer, fan_in = x.shape[: x.ndim - self.inputs], self.shape[: self.inputs]
     rules = partitioning.LAYOUTS[self.layout]
-    kept = self.names
+    kept_by = self.names
     # While tokens are drawn parameters are where they are used already.
-    if self.layout in partitioning.TRAINING_LAYOUTS:
-      kept = partitioning.kept_names(kept, self.config.training_layout)
+    if self.layout not in partitioning.DECODE_LAYOUTS:
+      kept_by = partitioning.kept_names(kept_by, self.config.training_layout)
     kernel = partitioning.gather(
-      kernel.astype(dtype), *self.names, rules=rules, kept=kept
+      kernel.astype(dtype), *self.names, rules=rules, kept=kept_by
     )
     # As matrices: with more axes the CPU compiler copies both operands of the
     # kernel's gradient into transposed form first. Rows and tokens are one axis
     # then, which cannot be divided over devices along both.
-    lead = outer if partitioning.tokens_split() else (-1,)
+    _, columns = partitioning.grid(self.layout)
+    lead = outer if columns > 1 else (-1,)
     flat = x.reshape(*lead, math.prod(fan_in))
     out = flat @ kernel.reshape(flat.shape[-1], -1)
     if self.has_variable('params', DOWN):
@@ -107,7 +108,7 @@ class Projection(nn.Module):
       zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
       bias: Any = self.param('bias', zeros, self.shape[self.inputs :], stored)
       out = out + bias.astype(dtype)[(None,) * (out.ndim - bias.ndim)]
-    return out
+    return out if self.name is None else kept(out, self.name)
 
   def _side_path(self, flat: Float[Array, '... i']) -> Float[Array, '... o']:
     down: Any = self.get_variable('params', DOWN)
@@ -118,7 +119,7 @@ class Projection(nn.Module):
 
 
 class Attention(nn.Module):
-  """Grouped-query attention over cached parts and over its own tokens."""
+  """Grouped-query attention; what tokens see is up to its caller."""
 
   config: TransformerConfig
   layout: str = 'tensor_parallel'
@@ -129,13 +130,9 @@ class Attention(nn.Module):
     x: Float[Array, 'b n d'],
     positions: Int[Array, 'b n'],
     frequencies: Float[Array, 'half'],
-    window: Int[Array, ''] | int | None,
-    shared: Sequence[KeyValue],
-    own: KeyValue | None,
-    index: Int[Array, ''] | int,
-    segments: Int[Array, 'b n'] | None = None,
-  ) -> tuple[Float[Array, 'b n d'], KeyValue]:
-    """Returns the mix of values, and `own` with these tokens appended."""
+    mix: Mix,
+  ) -> tuple[Float[Array, 'b n d'], KeyValue | None]:
+    """Returns the mix of values, and what `mix` keeps."""
     config = self.config
     d, k = config.embed_dim, config.head_dim
     query = self._project('query', config.num_heads, 'heads')(x)
@@ -144,48 +141,11 @@ class Attention(nn.Module):
     if config.qk_norm:
       query = RMSNorm(config, 'head_size', name='query_norm')(query)
       keys = RMSNorm(config, 'head_size', name='key_norm')(keys)
-    constrain = functools.partial(
-      partitioning.constrain, rules=partitioning.LAYOUTS[self.layout]
-    )
     scale = config.scale_of_queries()
     query = rotate(query, positions, frequencies) * scale
-    query = constrain(query, 'batch', 'tokens', 'heads', None)
-    # Queries stay divided along the tokens, and see all keys.
-    keys = constrain(
-      rotate(keys, positions, frequencies), 'batch', None, 'kv_heads', None
-    )
-    values = constrain(values, 'batch', None, 'kv_heads', None)
-    fresh = KeyValue(
-      keys=keys.transpose(0, 2, 1, 3),
-      values=values.transpose(0, 2, 1, 3),
-      positions=positions,
-      segments=segments,
-    )
-    implementation = choose(
-      config.attention,
-      whole=own is None,
-      window=window is not None,
-      packed=segments is not None,
-      soft_cap=config.attention_soft_cap is not None,
-      dtype=config.dtype,
-    )
-    by = attend
-    if implementation != 'xla':
-      by = functools.partial(
-        attend_whole, implementation=implementation, layout=self.layout
-      )
-    own = fresh if own is None else _append(own, fresh, index)
-    mixed = by(
-      query,
-      positions,
-      (*shared, own),
-      window=window,
-      soft_cap=config.attention_soft_cap,
-      segments=segments,
-    )
+    mixed, cache = mix(query, rotate(keys, positions, frequencies), values)
     names = ('heads', 'head_size', 'embed')
     shape = (config.num_heads, k, d)
-    mixed = kept(constrain(mixed, 'batch', 'tokens', 'heads', None))
     out = Projection(
       config,
       shape,
@@ -195,7 +155,7 @@ class Attention(nn.Module):
       layout=self.layout,
       name='out',
     )
-    return out(mixed), own
+    return out(mixed), cache
 
   def _project(self, name: str, heads: int, axis: str) -> Projection:
     config = self.config
@@ -207,18 +167,6 @@ class Attention(nn.Module):
       layout=self.layout,
       name=name,
     )
-
-
-def _append(
-  own: KeyValue, fresh: KeyValue, index: Int[Array, ''] | int
-) -> KeyValue:
-  """`own` with `fresh` written from slot `index` on."""
-  write = jax.lax.dynamic_update_slice_in_dim
-  return KeyValue(
-    keys=write(own.keys, fresh.keys, index, axis=2),
-    values=write(own.values, fresh.values, index, axis=2),
-    positions=write(own.positions, fresh.positions, index, axis=1),
-  )
 
 
 class FeedForward(nn.Module):
@@ -245,6 +193,7 @@ class Block(nn.Module):
 
   config: TransformerConfig
   layout: str = 'tensor_parallel'
+  residual: tuple[str | None, ...] = ('rows', 'tokens', 'width')
 
   @nn.compact
   def __call__(
@@ -252,27 +201,23 @@ class Block(nn.Module):
     x: Float[Array, 'b n d'],
     positions: Int[Array, 'b n'],
     frequencies: Float[Array, 'half'],
-    window: Int[Array, ''] | int | None,
-    shared: Sequence[KeyValue],
-    own: KeyValue | None,
-    index: Int[Array, ''] | int,
-    segments: Int[Array, 'b n'] | None = None,
-  ) -> tuple[Float[Array, 'b n d'], KeyValue]:
-    """Returns the residual stream behind the block, and its own cache."""
+    mix: Mix,
+  ) -> tuple[Float[Array, 'b n d'], KeyValue | None]:
+    """Returns the residual stream behind the block, and what `mix` keeps."""
     config = self.config
-    rules = partitioning.LAYOUTS[self.layout]
-    residual = ('rows', 'tokens', 'width')
-    x = partitioning.constrain(x, *residual, rules=rules)
+    constrain = functools.partial(
+      partitioning.constrain, rules=partitioning.LAYOUTS[self.layout]
+    )
+    x = constrain(x, *self.residual)
     normed = RMSNorm(config, name='pre_attention_norm')(x)
-    mixed, own = Attention(config, self.layout, name='attention')(
-      normed, positions, frequencies, window, shared, own, index, segments
+    mixed, cache = Attention(config, self.layout, name='attention')(
+      normed, positions, frequencies, mix
     )
     if config.post_norms:
       mixed = RMSNorm(config, name='post_attention_norm')(mixed)
-    x = partitioning.constrain(x + mixed, *residual, rules=rules)
+    x = constrain(x + mixed, *self.residual)
     hidden = RMSNorm(config, name='pre_mlp_norm')(x)
     hidden = FeedForward(config, self.layout, name='mlp')(hidden)
     if config.post_norms:
       hidden = RMSNorm(config, name='post_mlp_norm')(hidden)
-    x = partitioning.constrain(x + hidden, *residual, rules=rules)
-    return x, own
+    return constrain(x + hidden, *self.residual), cache

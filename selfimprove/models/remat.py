@@ -10,11 +10,15 @@ from jax.ad_checkpoint import checkpoint_name
 
 MIXED = 'attention_mixed'
 """The name of what attention mixed, before it is projected."""
+_OF_ATTENTION = (MIXED, 'query', 'key', 'value', 'out')
+"""What attention multiplies with parameters, by their names."""
 
 _POLICIES = jax.checkpoint_policies
 _KEPT: dict[str, Callable[[], Any]] = {
   'full': lambda: None,
   'attention': lambda: _POLICIES.save_only_these_names(MIXED),
+  'attention_dots': lambda: _POLICIES.save_only_these_names(*_OF_ATTENTION),
+  'most_dots': lambda: _POLICIES.save_only_these_names(*_OF_ATTENTION, 'gate'),
   'dots': lambda: _POLICIES.save_from_both_policies(
     _POLICIES.dots_with_no_batch_dims_saveable,
     _POLICIES.save_only_these_names(MIXED),
@@ -40,6 +44,6 @@ def recomputed(run: Callable[..., Any], remat: str) -> Callable[..., Any]:
   return jax.checkpoint(run, policy=_KEPT[remat]())
 
 
-def kept(mixed: jax.Array) -> jax.Array:
-  """Returns what attention mixed, under the name that policies know."""
-  return checkpoint_name(mixed, MIXED)
+def kept(x: jax.Array, name: str) -> jax.Array:
+  """Returns `x`, under a name that policies know."""
+  return checkpoint_name(x, name)

@@ -16,6 +16,13 @@ from selfimprove.models.attention import KeyValue
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.layers import Block, RMSNorm
 from selfimprove.models.lora import merge
+from selfimprove.models.mixing import (
+  Text,
+  following,
+  joined,
+  separated,
+  with_cache,
+)
 from selfimprove.models.remat import recomputed
 from selfimprove.types import Params, Policy
 
@@ -28,8 +35,8 @@ class Cache:
     shared: parts that are only read; a part's rows each serve a run of
       neighbouring rows. Each is a `KeyValue` whose arrays have a leading layer
       axis, or a tuple of one `KeyValue` per layer.
-    own: the part that calls append to, in the same form; None if the next
-      call is to be the only one.
+    own: the part that calls append to, in the same form; None before the first
+      call.
     index: first free slot of `own`.
   """
 
@@ -52,6 +59,7 @@ def make_policy(config: TransformerConfig) -> Policy:
   return Policy(
     init=functools.partial(_init, config),
     apply=functools.partial(_apply, config),
+    follow=functools.partial(_follow, config),
     unembed=functools.partial(_unembed, config),
     fork=functools.partial(_fork, config),
     decode_params=functools.partial(_decode_params, config),
@@ -67,10 +75,8 @@ def _init_boxed(config: TransformerConfig, key: jax.Array) -> Params:
   frequencies = jnp.ones((config.head_dim // 2,), jnp.float32)
 
   def init_layer(k: jax.Array) -> Params:
-    block = Block(config)
-    return block.init(k, x, position, frequencies, None, (), None, 0, None)[
-      'params'
-    ]
+    mix = with_cache(config, 'tensor_parallel', position, None, (), None, 0)
+    return Block(config).init(k, x, position, frequencies, mix)['params']
 
   stored = jnp.dtype(config.param_dtype)
   shape = (config.vocab_size, config.embed_dim)
@@ -124,35 +130,91 @@ def _apply(
   tokens: Int[Array, 'b n'],
   positions: Int[Array, 'b n'],
   cache: Cache | None = None,
-  segments: Int[Array, 'b n'] | None = None,
 ) -> tuple[Float[Array, 'b n d'], Cache]:
   if cache is None:
     cache = Cache(shared=(), own=None, index=0)
-  if segments is not None and cache.own is not None:
-    raise ValueError(
-      'A cache that is appended to does not know about segments; fork it with '
-      'slots=0 to read packed rows.'
-    )
   layout = partitioning.layout_of_rows(
     _layout_of(config, params), tokens.shape[0]
   )
   if not config.scan_layers:
     params = _unstack_params(config, params)
+  x = _embed(config, params, tokens, layout)
+  parts = (params['layers'], cache.own, *cache.shared)
+  run = _run_loop if any(isinstance(p, tuple) for p in parts) else _run_scan
+  block = _run_block(config, layout)
+  x, own = run(config, block, params['layers'], x, positions, cache)
+  index = cache.index + tokens.shape[1]
+  cache = Cache(shared=cache.shared, own=own, index=index)
+  return _final_norm(config, params, x), cache
+
+
+def _follow(
+  config: TransformerConfig,
+  params: Params,
+  prompts: tuple[Int[Array, 'p m'], Int[Array, 'p m']],
+  tokens: Int[Array, 'b n'],
+  positions: Int[Array, 'b n'],
+  segments: Int[Array, 'b n'] | None = None,
+) -> tuple[Float[Array, 'p m d'], Float[Array, 'b n d']]:
+  """Each layer reads the prompts, and then the rows that see its keys."""
+  layout = config.training_layout
+  texts = (
+    Text.of(*prompts, None, layout),
+    Text.of(tokens, positions, segments, layout),
+  )
+  block = Block(config, layout, residual=('flat', None, 'width'))
+  at = joined([text.positions for text in texts], texts)
+
+  def run(layer: Params, x: Array, frequencies: Array, window: Any) -> Array:
+    mix = following(config, texts, window)
+    return block.apply({'params': layer}, x, at, frequencies, mix)[0]
+
+  x = joined(
+    [_embed(config, params, text.tokens, text.parts.layout) for text in texts],
+    texts,
+    'width',
+  )
+  x = _final_norm(config, params, _through_layers(config, params, run, x))
+  of_prompts, of_rows = separated(x, texts, 'width')
+  return of_prompts[:, : prompts[0].shape[1]], of_rows[:, : tokens.shape[1]]
+
+
+def _through_layers(
+  config: TransformerConfig,
+  params: Params,
+  run: Callable[..., Array],
+  x: Array,
+) -> Array:
+  """`run`(layer, x, frequencies, window) -> x, of all layers."""
+  run = recomputed(run, config.remat)
+  frequencies, windows = _frequencies(config), _windows(config)
+  if config.scan_layers:
+    step = lambda x, of: (run(of[0], x, *of[1:]), None)  # noqa: E731
+    stacked = (params['layers'], frequencies, windows)
+    return jax.lax.scan(step, x, stacked)[0]
+  for i, layer in enumerate(_unstack(params['layers'], config.num_layers)):
+    window = None if windows is None else windows[i]
+    x = run(layer, x, frequencies[i], window)
+  return x
+
+
+def _embed(
+  config: TransformerConfig, params: Params, tokens: Array, layout: str
+) -> Float[Array, 'b n d']:
   x = partitioning.take_rows(
     params['embedder']['table'],
     tokens,
     dtype=jnp.dtype(config.dtype),
-    rules=partitioning.LAYOUTS[_layout_of_tables(layout)],
+    rules=partitioning.LAYOUTS[_layout_of_tables(layout, tokens.shape[0])],
   )
-  x = x * jnp.asarray(config.embed_scale, x.dtype)
-  parts = (params['layers'], cache.own, *cache.shared)
-  run = _run_loop if any(isinstance(p, tuple) for p in parts) else _run_scan
-  block = _run_block(config, layout)
-  x, own = run(config, block, params['layers'], x, positions, cache, segments)
+  return x * jnp.asarray(config.embed_scale, x.dtype)
+
+
+def _final_norm(
+  config: TransformerConfig, params: Params, x: Float[Array, 'b n d']
+) -> Float[Array, 'b n d']:
   norm: Any = RMSNorm(config).apply
-  x = norm({'params': params['final_norm']}, x)
-  index = cache.index + tokens.shape[1]
-  return x, Cache(shared=cache.shared, own=own, index=index)
+  return norm({'params': params['final_norm']}, x)
 
 
 def _layout_of(config: TransformerConfig, params: Params) -> str:
@@ -161,9 +223,11 @@ def _layout_of(config: TransformerConfig, params: Params) -> str:
   return config.decode_layout if in_decode_layout else config.training_layout
 
 
-def _layout_of_tables(layout: str) -> str:
-  """That of embedding and head, whose vocabulary is always divided."""
-  return 'tensor_parallel' if layout == 'fully_sharded' else layout
+def _layout_of_tables(layout: str, rows: int) -> str:
+  """That of the embedding, whose vocabulary is always divided."""
+  if layout in partitioning.DECODE_LAYOUTS:
+    return layout
+  return partitioning.layout_of_rows('tensor_parallel', rows)
 
 
 def _run_block(
@@ -171,8 +235,12 @@ def _run_block(
 ) -> Callable[..., tuple[Array, KeyValue]]:
   """The function of one layer: (params, x, positions, ...) -> x, cache."""
 
-  def run(params: Params, *inputs: Any) -> Any:
-    return Block(config, layout).apply({'params': params}, *inputs)
+  def run(
+    params: Params, x: Array, positions: Array, frequencies: Array, *seen: Any
+  ) -> Any:
+    mix = with_cache(config, layout, positions, *seen)
+    block = Block(config, layout)
+    return block.apply({'params': params}, x, positions, frequencies, mix)
 
   return recomputed(run, config.remat)
 
@@ -184,7 +252,6 @@ def _run_scan(
   x: Array,
   positions: Array,
   cache: Cache,
-  segments: Array | None,
 ) -> tuple[Array, Any]:
   """All layers as one scan over the stacked parameters."""
 
@@ -199,7 +266,6 @@ def _run_scan(
       shared,
       own,
       cache.index,
-      segments,
     )
 
   windows = _windows(config)
@@ -214,7 +280,6 @@ def _run_loop(
   x: Array,
   positions: Array,
   cache: Cache,
-  segments: Array | None,
 ) -> tuple[Array, Any]:
   """All layers one after the other: no slicing of stacked arrays per call."""
   frequencies, windows = _frequencies(config), _windows(config)
@@ -230,7 +295,6 @@ def _run_loop(
       shared,
       _layer(cache.own, i),
       cache.index,
-      segments,
     )
     own.append(own_i)
   return x, tuple(own)
@@ -267,7 +331,9 @@ def _unembed(
     kernel, names = params['embedder']['table'], ('vocab', 'embed')
   else:
     kernel, names = params['head']['kernel'], ('embed', 'vocab')
-  layout = _layout_of_tables(_layout_of(config, params))
+  layout = _layout_of(config, params)
+  if layout not in partitioning.DECODE_LAYOUTS:
+    layout = 'tensor_parallel'  # The vocabulary is always divided.
   rules = partitioning.LAYOUTS[layout]
   kernel = partitioning.gather(kernel.astype(hidden.dtype), *names, rules=rules)
   logits = jax.lax.dot_general(
@@ -331,14 +397,7 @@ def _fork(
   config: TransformerConfig, cache: Cache, *, group_size: int, slots: int
 ) -> Cache:
   """The cache of `group_size` continuations of each row of `cache`."""
-  if cache.own is None:
-    raise ValueError(
-      'This cache was forked and has read nothing since; fork the cache that '
-      '`apply` returns.'
-    )
   shared = (*cache.shared, cache.own)
-  if slots == 0:
-    return Cache(shared=shared, own=None, index=0)
   shared = tuple(_unstack(part, config.num_layers) for part in shared)
   own = _empty(config, shared[-1][0].positions.shape[0] * group_size, slots)
   return Cache(

@@ -8,8 +8,6 @@ losses know nothing of packing.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -71,14 +69,13 @@ def fits(
 def read(
   network: Policy | Critic,
   params: Params,
-  cache: Any,
+  prompts: tuple[Int[Array, 'p m'], Int[Array, 'p m']],
   tokens: Int[Array, 'b n'],
   positions: Int[Array, 'b n'],
   *,
-  group_size: int,
   rows: int,
-) -> Float[Array, 'b n d']:
-  """Hidden states of samples that follow a prompt.
+) -> tuple[Float[Array, 'p m d'], Float[Array, 'b n d']]:
+  """Hidden states of prompts and of the samples that follow them.
 
   If a group does not fit, all are read a row each: nothing is ever cut off.
   Both ways are compiled, and memory is that of both.
@@ -86,25 +83,24 @@ def read(
   Args:
     network: the policy or critic.
     params: its parameters.
-    cache: of the prompts, one row per group.
+    prompts: tokens and positions, one row per group.
     tokens: of the samples.
     positions: theirs, -1 in empty slots.
-    group_size: samples of a group.
     rows: that the samples of a group are packed into; 0 to read each alone.
 
   Returns:
-    A hidden state per slot; arbitrary in empty ones.
+    A hidden state per slot of prompts and of samples; arbitrary in empty ones.
 
   Raises:
     ValueError: so many rows are no fewer than the samples.
   """
 
-  def alone(params: Params) -> Array:
-    fork = network.fork(cache, group_size=group_size, slots=0)
-    return network.apply(params, tokens, positions, fork)[0]
+  def alone(params: Params) -> tuple[Array, Array]:
+    return network.follow(params, prompts, tokens, positions)
 
   if rows == 0:
     return alone(params)
+  group_size = tokens.shape[0] // prompts[0].shape[0]
   if rows >= group_size:
     raise ValueError(
       f'packed_rows={rows} for groups of {group_size} samples packs nothing; '
@@ -113,10 +109,11 @@ def read(
 
   row, offset = _places(positions, group_size, rows)
 
-  def packed(params: Params) -> Array:
-    fork = network.fork(cache, group_size=rows, slots=0)
+  def packed(params: Params) -> tuple[Array, Array]:
     begin = row * tokens.shape[1] + offset
-    return _read_packed(network, params, fork, tokens, positions, begin, rows)
+    return _read_packed(
+      network, params, prompts, tokens, positions, begin, rows
+    )
 
   return jax.lax.cond((row < rows).all(), packed, alone, params)
 
@@ -135,12 +132,12 @@ def _places(
 def _read_packed(
   network: Policy | Critic,
   params: Params,
-  cache: Any,
+  prompts: tuple[Array, Array],
   tokens: Array,
   positions: Array,
   begin: Array,
   rows: int,
-) -> Array:
+) -> tuple[Array, Array]:
   """`read` where everything fits: from slot begin[p g] of the group's on."""
   width, group_size = tokens.shape[1], begin.shape[1]
   empty = rows * width
@@ -158,11 +155,11 @@ def _read_packed(
     )
     return dense.reshape(-1, width)
 
-  hidden, _ = network.apply(
-    params, put(tokens, 0), put(positions, -1), cache, put(samples, -1)
+  of_prompts, hidden = network.follow(
+    params, prompts, put(tokens, 0), put(positions, -1), put(samples, -1)
   )
   hidden = hidden.reshape(place.shape[0], empty, -1)
   found = jnp.take_along_axis(
     hidden, place[:, :, None], axis=1, mode='fill', fill_value=0
   )
-  return found.reshape(*tokens.shape, -1)
+  return of_prompts, found.reshape(*tokens.shape, -1)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from selfimprove import partitioning
 from selfimprove.ops import divergences, logprobs
+from selfimprove.token_parts import Parts
 from selfimprove.training import packing
 from selfimprove.types import Critic, Params, Policy, Rollout, Scores
 
@@ -125,21 +125,12 @@ def values_behind(
   Returns:
     One number per token; 0 in the prompt, arbitrary in empty slots.
   """
-  start, group = rollout.prompt_slots, rollout.group_size
-  _, cache = critic.apply(
+  start = rollout.prompt_slots
+  _, hidden = critic.follow(
     params,
-    rollout.tokens[::group, :start],
-    rollout.positions[::group, :start],
-    None,
-  )
-  hidden = packing.read(
-    critic,
-    params,
-    cache,
+    _prompts(rollout),
     rollout.tokens[:, start:],
     rollout.positions[:, start:],
-    group_size=group,
-    rows=0,
   )
   return jnp.pad(critic.value(params, hidden), ((0, 0), (start, 0)))
 
@@ -164,36 +155,26 @@ def predictors(
     For each slot the hidden state of the slot before it.
   """
   start, group = rollout.prompt_slots, rollout.group_size
-  hidden, cache = policy.apply(
-    params,
-    rollout.tokens[::group, :start],
-    rollout.positions[::group, :start],
-    None,
-  )
-  first = jnp.repeat(hidden[:, -1:], group, axis=0)
-  if rollout.tokens.shape[1] - start == 1:
-    return first
-  # The last token predicts nothing, so it is not read.
-  read = rollout.tokens.shape[1] - start - 1
-  hidden = packing.read(
+  # The last token predicts nothing; it is read, for lengths that are powers of
+  # two fit kernels and devices, and one less does not.
+  of_prompts, hidden = packing.read(
     policy,
     params,
-    cache,
-    _divisible(rollout.tokens[:, start:-1], 0),
-    _divisible(rollout.positions[:, start:-1], -1),
-    group_size=group,
+    _prompts(rollout),
+    rollout.tokens[:, start:],
+    rollout.positions[:, start:],
     rows=packed_rows,
   )
-  return jnp.concatenate([first, hidden[:, :read]], axis=1)
+  first = jnp.repeat(of_prompts[:, -1:], group, axis=0)
+  return jnp.concatenate([first, hidden[:, :-1]], axis=1)
 
 
-def _divisible(x: Int[Array, 'b n'], blank: int) -> Int[Array, 'b m']:
-  """`x` with as many empty slots as devices along the tokens ask for."""
-  _, columns = partitioning.parts_of_batch()
-  missing = -x.shape[1] % columns
-  if not missing:
-    return x
-  return jnp.pad(x, ((0, 0), (0, missing)), constant_values=blank)
+def _prompts(
+  rollout: Rollout,
+) -> tuple[Int[Array, 'p start'], Int[Array, 'p start']]:
+  """Tokens and positions of the prompts, once for each group."""
+  start, group = rollout.prompt_slots, rollout.group_size
+  return rollout.tokens[::group, :start], rollout.positions[::group, :start]
 
 
 def _over_tokens(
@@ -204,43 +185,30 @@ def _over_tokens(
 ) -> dict[str, Float[Array, 'b t']]:
   """`measure` of every token behind the prompt, chunk by chunk."""
   targets = rollout.tokens[:, rollout.prompt_slots :]
-  rows, slots = targets.shape
-  parts = partitioning.parts_of_batch()
+  slots = targets.shape[1]
+  parts = Parts.of('tensor_parallel', targets.shape[0])
   temperature = jnp.repeat(rollout.temperature[:, None], slots, axis=1)
   inputs = {**hidden, 'targets': targets, 'temperature': temperature}
-  flat = {name: _by_part(x, parts) for name, x in inputs.items()}
+  flat = {name: _flat(x, parts) for name, x in inputs.items()}
   out = logprobs.chunked_map(
-    measure, flat, chunk_size=chunk_size, parts=math.prod(parts)
+    measure, flat, chunk_size=chunk_size, parts=parts.rows * parts.columns
   )
   pad = ((0, 0), (rollout.prompt_slots, 0))
-  return {
-    k: jnp.pad(_by_row(x, parts, rows, slots), pad) for k, x in out.items()
-  }
+  return {k: jnp.pad(_by_row(x, parts, targets), pad) for k, x in out.items()}
 
 
-def _by_part(x: Array, parts: tuple[int, int]) -> Array:
-  """[b c ...] as [n ...], in which each part's tokens are neighbours.
-
-  A part is the rows and slots that are on the same devices.
-  """
-  rows, columns = parts
-  missing = -x.shape[1] % columns
+def _flat(x: Array, parts: Parts) -> Shaped[Array, 'n ...']:
+  """Tokens of [b c ...]; those of each part are neighbours."""
+  missing = parts.missing(x.shape[1])
   if missing:
-    x = jnp.pad(
-      x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2), mode='edge'
-    )
-  rest, slots = x.shape[2:], x.shape[1]
-  if columns > 1 and x.shape[0] % rows == 0:
-    x = x.reshape(rows, -1, columns, slots // columns, *rest).swapaxes(1, 2)
-  return partitioning.constrain(
-    x.reshape(-1, *rest), 'flat', *(None for _ in rest)
-  )
+    widths = [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)
+    x = jnp.pad(x, widths, mode='edge')
+  names = (None,) * (x.ndim - 2)
+  return parts.apart(x, *names).reshape(-1, *x.shape[2:])
 
 
-def _by_row(x: Array, parts: tuple[int, int], rows: int, slots: int) -> Array:
-  """Undoes `_by_part` of a [b c] array."""
-  above, columns = parts
-  wide = slots + -slots % columns
-  if columns > 1 and rows % above == 0:
-    x = x.reshape(above, columns, rows // above, -1).swapaxes(1, 2)
-  return x.reshape(rows, wide)[:, :slots]
+def _by_row(x: Array, parts: Parts, targets: Int[Array, 'b c']) -> Array:
+  """Undoes `_flat` of an array like `targets`."""
+  rows, slots = targets.shape
+  x = x.reshape(parts.rows * parts.columns, -1)
+  return parts.together(x, rows=rows)[:, :slots]

@@ -412,7 +412,7 @@ def _update(
 def _packed(rollout: Rollout, plan: Plan) -> Array:
   """The share of groups that fit into their packed rows."""
   room = packing.fits(
-    rollout.positions[:, rollout.prompt_slots : -1],
+    rollout.positions[:, rollout.prompt_slots :],
     group_size=rollout.group_size,
     rows=plan.packed_rows,
   )

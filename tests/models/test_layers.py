@@ -13,6 +13,7 @@ from selfimprove.models.layers import (
   Projection,
   RMSNorm,
 )
+from selfimprove.models.mixing import with_cache
 
 SHAPE = {
   'vocab_size': 11,
@@ -94,7 +95,8 @@ def test_kernels_start_with_variance_one_over_fan_in():
 def test_only_query_key_and_value_have_a_bias():
   layer = Attention(make_config(qkv_bias=True))
   x, zeros = jnp.ones((1, 1, 2)), jnp.zeros((1, 1), jnp.int32)
-  init = layer.init(jax.random.key(0), x, zeros, jnp.ones(2), None, (), None, 0)
+  mix = with_cache(layer.config, 'tensor_parallel', zeros, None, (), None, 0)
+  init = layer.init(jax.random.key(0), x, zeros, jnp.ones(2), mix)
   shapes = jax.tree.map(jnp.shape, nn.meta.unbox(init)['params'])
   assert shapes == {
     'query': {'kernel': (2, 2, 4), 'bias': (2, 4)},
@@ -109,7 +111,8 @@ def test_attention_to_one_token_returns_its_projected_value():
   config = make_config(qk_norm=True, attention_soft_cap=3.0)
   layer = Attention(config)
   x, positions = jnp.asarray([[[2.0, -1.0]]]), jnp.full((1, 1), 5, jnp.int32)
-  rest = (positions, jnp.ones(2), None, (), None, 0)
+  mix = with_cache(config, 'tensor_parallel', positions, None, (), None, 0)
+  rest = (positions, jnp.ones(2), mix)
   params = nn.meta.unbox(layer.init(jax.random.key(0), x, *rest))
   out, cache = layer.apply(params, x, *rest)
   kernels = params['params']

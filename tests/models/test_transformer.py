@@ -90,16 +90,15 @@ def own_of(rows):
 @pytest.mark.slow
 @pytest.mark.parametrize('prefill_layout', ['stacked', 'decode'])
 @pytest.mark.parametrize('layout', ['stacked', 'decode'])
-@pytest.mark.parametrize('slots', [0, OWN_SLOTS])
 def test_a_forked_prompt_equals_a_repeated_one(
-  prefill_layout, layout, slots, params, rows, expected
+  prefill_layout, layout, params, rows, expected
 ):
   layouts = {'stacked': params, 'decode': POLICY.decode_params(params)}
 
   @jax.jit
   def continued(before, after):
     _, cache = POLICY.apply(before, *prompt_of(rows))
-    cache = POLICY.fork(cache, group_size=GROUP, slots=slots)
+    cache = POLICY.fork(cache, group_size=GROUP, slots=OWN_SLOTS)
     return POLICY.apply(after, *own_of(rows), cache)[0]
 
   hidden = continued(layouts[prefill_layout], layouts[layout])
@@ -128,19 +127,43 @@ def test_a_fork_of_a_fork_sees_both_prefixes(params, rows, expected):
   def continued(params):
     prompt = prompt_of(rows)
     _, cache = POLICY.apply(params, *(x[:, :2] for x in prompt))
-    cache = POLICY.fork(cache, group_size=1, slots=0)
+    cache = POLICY.fork(cache, group_size=1, slots=PROMPT_SLOTS - 2)
     _, cache = POLICY.apply(params, *(x[:, 2:] for x in prompt), cache)
-    cache = POLICY.fork(cache, group_size=GROUP, slots=0)
+    cache = POLICY.fork(cache, group_size=GROUP, slots=OWN_SLOTS)
     return POLICY.apply(params, *own_of(rows), cache)[0]
 
   np.testing.assert_allclose(continued(params), expected, atol=2e-5)
 
 
-def test_a_cache_that_has_read_nothing_cannot_be_forked(params, rows):
-  _, cache = jax.eval_shape(POLICY.apply, params, *rows)
-  forked = POLICY.fork(cache, group_size=1, slots=0)
-  with pytest.raises(ValueError, match='fork the cache that `apply` returns'):
-    POLICY.fork(forked, group_size=1, slots=0)
+@pytest.mark.slow
+@pytest.mark.parametrize('scan_layers', [True, False])
+def test_rows_that_follow_prompts_equal_rows_with_prompts_of_their_own(
+  scan_layers, params, rows, expected
+):
+  policy = make_policy(dataclasses.replace(CONFIG, scan_layers=scan_layers))
+  follow = jax.jit(policy.follow)
+  prompts, hidden = follow(params, prompt_of(rows), *own_of(rows))
+  np.testing.assert_allclose(hidden, expected, atol=2e-5)
+  alone, _ = FULL(params, *prompt_of(rows))
+  np.testing.assert_allclose(prompts, alone, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_texts_of_one_row_see_the_prompt_and_themselves(params, rows, expected):
+  tokens, positions = own_of(rows)
+  # Each second row behind the first, as one row of two segments.
+  pair = lambda x: x.reshape(PROMPTS, -1)  # noqa: E731
+  text = jnp.tile(jnp.repeat(jnp.arange(GROUP), OWN_SLOTS), (PROMPTS, 1))
+  _, hidden = jax.jit(POLICY.follow)(
+    params,
+    prompt_of(rows),
+    pair(tokens),
+    pair(positions),
+    text,
+  )
+  np.testing.assert_allclose(
+    hidden.reshape(expected.shape), expected, atol=2e-5
+  )
 
 
 def test_gaps_in_the_middle_of_rows_change_nothing(params, rows, expected):
@@ -292,6 +315,11 @@ def test_a_sharded_forward_pass_equals_that_of_one_device(
 
   with jax.set_mesh(mesh):
     full, _ = jax.jit(policy.apply)(placed, *jax.device_put(rows, batch))
+    _, behind = jax.jit(policy.follow)(
+      placed,
+      jax.device_put(prompt_of(rows), batch),
+      *jax.device_put(own_of(rows), batch),
+    )
     forked = jax.jit(continued)(
       placed,
       jax.device_put(prompt_of(rows), batch),
@@ -300,3 +328,4 @@ def test_a_sharded_forward_pass_equals_that_of_one_device(
   assert not full.sharding.is_fully_replicated
   np.testing.assert_allclose(full[:, PROMPT_SLOTS:], expected, atol=1e-5)
   np.testing.assert_allclose(forked, expected, atol=1e-5)
+  np.testing.assert_allclose(behind, expected, atol=1e-5)

@@ -23,6 +23,7 @@ def _unembed(lengths, hidden):
 POLICY = Policy(
   init=None,
   apply=_apply,
+  follow=None,
   unembed=_unembed,
   fork=None,
   decode_params=lambda params: params,

@@ -103,18 +103,19 @@ def test_stage_one_begins_without_kl_and_without_its_gradient(kind):
 def _bigrams():
   """A policy whose arithmetic is in the type of its parameters."""
 
-  def apply(params, tokens, positions, cache):
-    del positions, cache
-    return params['hidden'][tokens], None
+  def follow(params, prompts, tokens, positions):
+    del positions
+    return params['hidden'][prompts[0]], params['hidden'][tokens]
 
   return Policy(
     init=lambda key: {
       'hidden': jax.random.normal(key, (7, 3)),
       'out': jax.random.normal(jax.random.fold_in(key, 1), (3, 7)),
     },
-    apply=apply,
+    apply=None,
+    follow=follow,
     unembed=lambda params, hidden: jnp.tanh(hidden) @ params['out'],
-    fork=lambda cache, group_size, slots: cache,
+    fork=None,
     decode_params=lambda params: params,
     logical_axes=lambda: None,
   )

@@ -10,7 +10,6 @@ import pytest
 
 from selfimprove import partitioning
 from selfimprove.training.score import score
-from selfimprove.types import Policy
 from tests.rollout import tiny
 
 EVERYTHING = ('entropy', 'exact_kl')
@@ -241,14 +240,14 @@ def test_truncated_samples_score_lower_than_they_were_drawn():
 def test_a_prompt_is_read_once_for_its_group(rollout):
   read = []
 
-  def apply(params, tokens, positions, cache):
-    read.append(tokens.shape)
-    return tiny.POLICY.apply(params, tokens, positions, cache)
+  def follow(params, prompts, tokens, *others):
+    read.extend([prompts[0].shape, tokens.shape])
+    return tiny.POLICY.follow(params, prompts, tokens, *others)
 
-  watched = Policy(**{**tiny.POLICY._asdict(), 'apply': apply})
+  watched = tiny.POLICY._replace(follow=follow)
   jax.eval_shape(functools.partial(score, watched), tiny.params(), rollout)
-  # 8 prompts of 5 slots; 16 rows of 14 more, of which the last predicts none.
-  assert read == [(8, 5), (16, 13)]
+  # 8 prompts of 5 slots; 16 rows of 14 more.
+  assert read == [(8, 5), (16, 14)]
 
 
 @pytest.mark.slow
