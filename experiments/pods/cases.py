@@ -71,9 +71,9 @@ _ASYNC = tuple(
   )
 )
 # Where memory is left, products are kept for the way back.
-_DOTS = ("presets.published.remat = 'dots'",)
-# 448 samples of an update of TEMPO do not divide over more than 64 devices.
-_NARROW = ("TRAINING_LAYOUT = 'tensor_parallel'",)
+_SOME = ("presets.published.remat = 'attention_dots'",)
+_MOST = ("presets.published.remat = 'most_dots'",)
+_ALL = ("presets.published.remat = 'dots'",)
 _PUBLISHED = {
   ('v5e:2x4', 'qwen3-1.7b'): {
     'score': Fit('1,8,1', 16, 16),
@@ -82,28 +82,27 @@ _PUBLISHED = {
     'nft': Fit('1,8,1', 16, 8),
     'tempo': Fit('1,8,1', 8, 16),
   },
-  # Each prompt is read once: it should not lie on more devices than its
-  # samples fill, so that `data` (or `data` x `fsdp`) has as many as prompts.
+  # `data` x `fsdp` that divide the prompts leave their rows whole.
   ('v5e:16x16', 'llama-3.1-8b'): {
-    'score': Fit('8,8,4'),
-    'grpo': Fit('16,4,4'),
-    'guide': Fit('8,8,4'),
-    'nft': Fit('8,8,4', 1, 128),
-    'tempo': Fit('8,8,4', 1, 0, _NARROW),
+    'score': Fit('1,64,4', 1, 0, _MOST),
+    'grpo': Fit('4,16,4', 1, 0, _MOST),
+    'guide': Fit('1,64,4', 1, 0, _SOME),
+    'nft': Fit('4,16,4', 1, 128, _SOME),
+    'tempo': Fit('1,64,4', 1, 0, _MOST),
   },
   ('v4:4x4x4', 'llama-3.1-8b'): {
-    'score': Fit('4,4,4', 2, 0, (), _ASYNC),
-    'grpo': Fit('4,4,4', 2, 0, (), _ASYNC),
-    'guide': Fit('4,4,4', 2, 0, (), _ASYNC),
+    'score': Fit('4,4,4', 2, 0, _MOST, _ASYNC),
+    'grpo': Fit('4,4,4', 2, 0, _MOST, _ASYNC),
+    'guide': Fit('4,4,4', 2, 0, _SOME, _ASYNC),
     'nft': Fit('4,4,4', 2, 64, (), _ASYNC),
     'tempo': Fit('4,4,4', 1, 0, (), _ASYNC),
   },
   ('v5p:8x8x8', 'llama-3.1-70b'): {
-    'score': Fit('4,16,8', 1, 0, _DOTS, _ASYNC),
-    'grpo': Fit('16,4,8', 1, 0, _DOTS, _ASYNC),
-    'guide': Fit('4,16,8', 1, 0, _DOTS, _ASYNC),
-    'nft': Fit('4,16,8', 1, 0, (), _ASYNC),
-    'tempo': Fit('4,16,8', 1, 0, _NARROW, _ASYNC),
+    'score': Fit('4,16,8', 1, 0, _ALL, _ASYNC),
+    'grpo': Fit('16,4,8', 1, 0, _ALL, _ASYNC),
+    'guide': Fit('4,16,8', 1, 0, _ALL, _ASYNC),
+    'nft': Fit('4,16,8', 1, 0, _ALL, _ASYNC),
+    'tempo': Fit('1,64,8', 1, 0, _ALL, _ASYNC),
   },
 }
 

@@ -10,10 +10,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from selfimprove import partitioning
-from selfimprove.models.attention import KeyValue, rotate
+from selfimprove.models.attention import KeyValue
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.mixing import Mix
 from selfimprove.models.remat import kept
@@ -128,8 +128,6 @@ class Attention(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'b n d'],
-    positions: Int[Array, 'b n'],
-    frequencies: Float[Array, 'half'],
     mix: Mix,
   ) -> tuple[Float[Array, 'b n d'], KeyValue | None]:
     """Returns the mix of values, and what `mix` keeps."""
@@ -141,9 +139,7 @@ class Attention(nn.Module):
     if config.qk_norm:
       query = RMSNorm(config, 'head_size', name='query_norm')(query)
       keys = RMSNorm(config, 'head_size', name='key_norm')(keys)
-    scale = config.scale_of_queries()
-    query = rotate(query, positions, frequencies) * scale
-    mixed, cache = mix(query, rotate(keys, positions, frequencies), values)
+    mixed, cache = mix(query, keys, values)
     names = ('heads', 'head_size', 'embed')
     shape = (config.num_heads, k, d)
     out = Projection(
@@ -199,8 +195,6 @@ class Block(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'b n d'],
-    positions: Int[Array, 'b n'],
-    frequencies: Float[Array, 'half'],
     mix: Mix,
   ) -> tuple[Float[Array, 'b n d'], KeyValue | None]:
     """Returns the residual stream behind the block, and what `mix` keeps."""
@@ -210,13 +204,15 @@ class Block(nn.Module):
     )
     x = constrain(x, *self.residual)
     normed = RMSNorm(config, name='pre_attention_norm')(x)
-    mixed, cache = Attention(config, self.layout, name='attention')(
-      normed, positions, frequencies, mix
-    )
+    attention = Attention(config, self.layout, name='attention')
+    mixed, cache = attention(normed, mix)
     if config.post_norms:
       mixed = RMSNorm(config, name='post_attention_norm')(mixed)
     x = constrain(x + mixed, *self.residual)
     hidden = RMSNorm(config, name='pre_mlp_norm')(x)
+    # The compiler for TPUs would fuse the slope of the norm into a product,
+    # which then takes twice its time.
+    hidden = jax.lax.optimization_barrier(hidden)
     hidden = FeedForward(config, self.layout, name='mlp')(hidden)
     if config.post_norms:
       hidden = RMSNorm(config, name='post_mlp_norm')(hidden)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from selfimprove import partitioning
-from selfimprove.models.attention import KeyValue, attend
+from selfimprove.models.attention import KeyValue, attend, rotate
 from selfimprove.models.attention_kernels import attend_whole, choose
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.remat import MIXED, kept
@@ -21,8 +21,8 @@ Mix = Callable[
   [Float[Array, 'b n h k'], Float[Array, 'b n kv k'], Float[Array, 'b n kv k']],
   tuple[Float[Array, 'b n h k'], KeyValue | None],
 ]
-"""(rotated queries, rotated keys, values) -> the values that each query sees,
-mixed, and what is kept of keys and values."""
+"""(queries, keys, values) -> the values that each query sees, mixed; and what
+is kept of keys and values."""
 
 
 class Text(NamedTuple):
@@ -108,6 +108,7 @@ def with_cache(
   config: TransformerConfig,
   layout: str,
   positions: Int[Array, 'b n'],
+  frequencies: Float[Array, 'half'],
   window: Int[Array, ''] | int | None,
   shared: Sequence[KeyValue],
   own: KeyValue | None,
@@ -119,6 +120,7 @@ def with_cache(
     config: of the model.
     layout: one of `partitioning.LAYOUTS`.
     positions: of the tokens, -1 in empty slots.
+    frequencies: rotary angles per position.
     window: number of latest positions seen, the query's own included.
     shared: parts of the cache that are only read.
     own: the part that the tokens are appended to; None to begin one.
@@ -129,13 +131,13 @@ def with_cache(
   """
 
   def mix(query: Array, keys: Array, values: Array) -> tuple[Array, KeyValue]:
-    rules = partitioning.LAYOUTS[layout]
-    fresh = _fresh(rules, keys, values, positions, None)
+    keys = rotate(keys, positions, frequencies)
+    fresh = _fresh(layout, keys, values, positions, None)
     now = fresh if own is None else _append(own, fresh, index)
     mixed = _attend(
       config,
       layout,
-      query,
+      rotate(query, positions, frequencies),
       positions,
       (*shared, now),
       window=window,
@@ -150,6 +152,7 @@ def with_cache(
 def following(
   config: TransformerConfig,
   texts: Sequence[Text],
+  frequencies: Float[Array, 'half'],
   window: Int[Array, ''] | int | None,
 ) -> Mix:
   """Tokens of texts that are joined, of which each sees the one before.
@@ -157,6 +160,7 @@ def following(
   Args:
     config: of the model.
     texts: prompts and what follows them.
+    frequencies: rotary angles per position.
     window: number of latest positions seen, the query's own included.
 
   Returns:
@@ -168,14 +172,14 @@ def following(
     queries = separated(query, texts, 'heads', None)
     of_keys = [separated(x, texts, 'kv_heads', None) for x in (keys, values)]
     for text, q, k, v in zip(texts, queries, *of_keys, strict=True):
-      layout = text.parts.layout
-      rules = partitioning.LAYOUTS[layout]
-      fresh = _fresh(rules, k, v, text.positions, text.segments)
+      layout, at = text.parts.layout, text.positions
+      k = rotate(k, at, frequencies)
+      fresh = _fresh(layout, k, v, at, text.segments)
       mixed = _attend(
         config,
         layout,
-        q,
-        text.positions,
+        rotate(q, at, frequencies),
+        at,
         (*seen, fresh),
         window=window,
         whole=True,
@@ -189,7 +193,7 @@ def following(
 
 
 def _fresh(
-  rules: partitioning.Rules,
+  layout: str,
   keys: Array,
   values: Array,
   positions: Array,
@@ -197,6 +201,7 @@ def _fresh(
 ) -> KeyValue:
   """Queries stay divided along the tokens, and see all keys."""
   names = ('batch', None, 'kv_heads', None)
+  rules = partitioning.LAYOUTS[layout]
   keys = partitioning.constrain(keys, *names, rules=rules)
   values = partitioning.constrain(values, *names, rules=rules)
   return KeyValue(
@@ -221,6 +226,7 @@ def _attend(
   """By the implementation that serves the call."""
   names = ('batch', 'tokens', 'heads', None)
   rules = partitioning.LAYOUTS[layout]
+  query = query * config.scale_of_queries()
   query = partitioning.constrain(query, *names, rules=rules)
   implementation = choose(
     config.attention,

@@ -11,22 +11,14 @@ from jax.ad_checkpoint import checkpoint_name
 MIXED = 'attention_mixed'
 """The name of what attention mixed, before it is projected."""
 _OF_ATTENTION = (MIXED, 'query', 'key', 'value', 'out')
-"""What attention multiplies with parameters, by their names."""
-
-_POLICIES = jax.checkpoint_policies
-_KEPT: dict[str, Callable[[], Any]] = {
-  'full': lambda: None,
-  'attention': lambda: _POLICIES.save_only_these_names(MIXED),
-  'attention_dots': lambda: _POLICIES.save_only_these_names(*_OF_ATTENTION),
-  'most_dots': lambda: _POLICIES.save_only_these_names(*_OF_ATTENTION, 'gate'),
-  'dots': lambda: _POLICIES.save_from_both_policies(
-    _POLICIES.dots_with_no_batch_dims_saveable,
-    _POLICIES.save_only_these_names(MIXED),
-  ),
-  'offload_dots': lambda: _POLICIES.offload_dot_with_no_batch_dims(
-    'device', 'pinned_host'
-  ),
+KEPT = {
+  'full': (),
+  'attention': (MIXED,),
+  'attention_dots': _OF_ATTENTION,
+  'most_dots': (*_OF_ATTENTION, 'gate'),
+  'dots': (*_OF_ATTENTION, 'gate', 'up', 'down'),
 }
+"""Policy -> what it keeps of a block, by the names of its products."""
 
 
 def recomputed(run: Callable[..., Any], remat: str) -> Callable[..., Any]:
@@ -41,7 +33,12 @@ def recomputed(run: Callable[..., Any], remat: str) -> Callable[..., Any]:
   """
   if remat == 'none':
     return run
-  return jax.checkpoint(run, policy=_KEPT[remat]())
+  policies = jax.checkpoint_policies
+  if remat == 'offload_dots':
+    policy = policies.offload_dot_with_no_batch_dims('device', 'pinned_host')
+  else:
+    policy = policies.save_only_these_names(*KEPT[remat])
+  return jax.checkpoint(run, policy=policy)
 
 
 def kept(x: jax.Array, name: str) -> jax.Array:

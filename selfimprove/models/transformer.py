@@ -75,8 +75,9 @@ def _init_boxed(config: TransformerConfig, key: jax.Array) -> Params:
   frequencies = jnp.ones((config.head_dim // 2,), jnp.float32)
 
   def init_layer(k: jax.Array) -> Params:
-    mix = with_cache(config, 'tensor_parallel', position, None, (), None, 0)
-    return Block(config).init(k, x, position, frequencies, mix)['params']
+    seen = (position, frequencies, None, (), None, 0)
+    mix = with_cache(config, 'tensor_parallel', *seen)
+    return Block(config).init(k, x, mix)['params']
 
   stored = jnp.dtype(config.param_dtype)
   shape = (config.vocab_size, config.embed_dim)
@@ -163,11 +164,10 @@ def _follow(
     Text.of(tokens, positions, segments, layout),
   )
   block = Block(config, layout, residual=('flat', None, 'width'))
-  at = joined([text.positions for text in texts], texts)
 
   def run(layer: Params, x: Array, frequencies: Array, window: Any) -> Array:
-    mix = following(config, texts, window)
-    return block.apply({'params': layer}, x, at, frequencies, mix)[0]
+    mix = following(config, texts, frequencies, window)
+    return block.apply({'params': layer}, x, mix)[0]
 
   x = joined(
     [_embed(config, params, text.tokens, text.parts.layout) for text in texts],
@@ -235,12 +235,9 @@ def _run_block(
 ) -> Callable[..., tuple[Array, KeyValue]]:
   """The function of one layer: (params, x, positions, ...) -> x, cache."""
 
-  def run(
-    params: Params, x: Array, positions: Array, frequencies: Array, *seen: Any
-  ) -> Any:
-    mix = with_cache(config, layout, positions, *seen)
-    block = Block(config, layout)
-    return block.apply({'params': params}, x, positions, frequencies, mix)
+  def run(params: Params, x: Array, *seen: Any) -> Any:
+    mix = with_cache(config, layout, *seen)
+    return Block(config, layout).apply({'params': params}, x, mix)
 
   return recomputed(run, config.remat)
 

@@ -11,12 +11,15 @@ import jax
 
 from selfimprove import partitioning
 from selfimprove.experiment import Experiment, MeshShape
+from selfimprove.models import remat
 from selfimprove.scale import measure, memory, work
 from selfimprove.scale.chips import GIB, Chip
 from selfimprove.scale.programs import of_run
 from selfimprove.training.programs import divides
 from selfimprove.training.stages import holds_reference
 from selfimprove.training.state import abstract_state
+
+_PARTS = (1, 2, 4, 8, 16)
 
 
 class Found(NamedTuple):
@@ -97,12 +100,12 @@ def candidates(experiment: Experiment, chips: int) -> Iterator[Experiment]:
       continue
     shards = chips // width
     for fsdp in _divisors(shards):
-      for parts, remat in itertools.product((1, 2, 4, 8, 16), ('full', 'none')):
+      for parts, policy in itertools.product(_PARTS, (*remat.KEPT, 'none')):
         stages = _with_parts(experiment, parts, shards)
         if stages is not None:
           yield dataclasses.replace(
             experiment,
-            model=dataclasses.replace(model, remat=remat),
+            model=dataclasses.replace(model, remat=policy),
             stages=stages,
             mesh=MeshShape(data=shards // fsdp, fsdp=fsdp, model=width),
           )
@@ -178,21 +181,47 @@ def _peak(program: _Case, model: Any) -> float:
   parts = program.stage.microbatches * program.stage.minibatches
   shards = partitioning.row_shards(mesh, model.training_layout)
   tokens = rollout.tokens.size / parts / shards
-  width = 2.0 * model.embed_dim
+  widths, split = _widths(model), _layer_parts(mesh, model)
   if model.remat == 'none':
-    heads = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
-    split = _layer_parts(mesh, model)
-    width = 8.0 * model.embed_dim + 2.0 * (heads + 3 * model.mlp_dim) / split
-  return state + gradient + tokens * width * model.num_layers
+    inside = sum(widths.values()) + model.mlp_dim
+    width = 4 * model.embed_dim + inside / split
+  else:
+    inside = sum(widths[name] for name in remat.KEPT[model.remat])
+    width = model.embed_dim + inside / split
+  return state + gradient + 2.0 * tokens * width * model.num_layers
+
+
+def _widths(model: Any) -> dict[str, int]:
+  """Numbers a token that the backward pass reads of each product."""
+  queries = model.num_heads * model.head_dim
+  keys = model.num_kv_heads * model.head_dim
+  return {
+    remat.MIXED: queries,
+    'query': queries,
+    'key': keys,
+    'value': keys,
+    'out': model.embed_dim,
+    'gate': model.mlp_dim,
+    'up': model.mlp_dim,
+    'down': 0,
+  }
+
+
+def _recomputed(model: Any) -> float:
+  """The share of a layer's products that the backward pass makes again."""
+  if model.remat == 'none':
+    return 0.0
+  # The last product of a layer is not made again: its result is kept anyway.
+  widths = {**_widths(model), remat.MIXED: 0}
+  kept = sum(widths[name] for name in remat.KEPT[model.remat])
+  return (sum(widths.values()) - kept) / (sum(widths.values()) + model.mlp_dim)
 
 
 def _seconds(program: _Case, model: Any, chip: Chip) -> float:
   """Compute of the update, and the traffic of weights and activations."""
   mesh, stage, rollout = program.mesh, program.stage, program.rollout
   asked = work.of_stage(model, stage, rollout)['update']
-  compute = (
-    asked * (1 if model.remat == 'none' else 4 / 3) / mesh.size / chip.flops
-  )
+  compute = asked * (1 + _recomputed(model) / 3) / mesh.size / chip.flops
   passes = stage.minibatches * stage.microbatches * stage.epochs
   weights = 2.0 * sum(
     leaf.size for leaf in jax.tree.leaves(program.state.params)

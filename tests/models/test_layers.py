@@ -95,8 +95,9 @@ def test_kernels_start_with_variance_one_over_fan_in():
 def test_only_query_key_and_value_have_a_bias():
   layer = Attention(make_config(qkv_bias=True))
   x, zeros = jnp.ones((1, 1, 2)), jnp.zeros((1, 1), jnp.int32)
-  mix = with_cache(layer.config, 'tensor_parallel', zeros, None, (), None, 0)
-  init = layer.init(jax.random.key(0), x, zeros, jnp.ones(2), mix)
+  seen = (zeros, jnp.ones(2), None, (), None, 0)
+  mix = with_cache(layer.config, 'tensor_parallel', *seen)
+  init = layer.init(jax.random.key(0), x, mix)
   shapes = jax.tree.map(jnp.shape, nn.meta.unbox(init)['params'])
   assert shapes == {
     'query': {'kernel': (2, 2, 4), 'bias': (2, 4)},
@@ -111,10 +112,10 @@ def test_attention_to_one_token_returns_its_projected_value():
   config = make_config(qk_norm=True, attention_soft_cap=3.0)
   layer = Attention(config)
   x, positions = jnp.asarray([[[2.0, -1.0]]]), jnp.full((1, 1), 5, jnp.int32)
-  mix = with_cache(config, 'tensor_parallel', positions, None, (), None, 0)
-  rest = (positions, jnp.ones(2), mix)
-  params = nn.meta.unbox(layer.init(jax.random.key(0), x, *rest))
-  out, cache = layer.apply(params, x, *rest)
+  seen = (positions, jnp.ones(2), None, (), None, 0)
+  mix = with_cache(config, 'tensor_parallel', *seen)
+  params = nn.meta.unbox(layer.init(jax.random.key(0), x, mix))
+  out, cache = layer.apply(params, x, mix)
   kernels = params['params']
   value = jnp.einsum('d,dvk->vk', x[0, 0], kernels['value']['kernel'])
   both = jnp.repeat(value, 2, axis=0)

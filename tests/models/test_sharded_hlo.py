@@ -216,6 +216,25 @@ def test_rows_that_are_divided_over_all_devices_send_no_activations():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('training', ['tensor_parallel', 'fully_sharded'])
+def test_prompts_and_samples_fetch_a_layer_once_and_send_its_slope_once(
+  training,
+):
+  sizes = MESHES[0]
+  text = compiled('learn', 'cpu', (*sizes.items(),), training_layout=training)
+  whole = kernel(sizes) * (
+    sizes['model'] if training != 'tensor_parallel' else 1
+  )
+  sent = {'all-gather': 0, 'all-reduce': 0}
+  for op in hlo.in_loops(parse(text)):
+    kind = kind_of(op)
+    if kind in sent:
+      sent[kind] += sum(shape.size == whole for shape in op.shapes)
+  # Gate, up and down: by the reference, by the policy, and on the way back.
+  assert sent == {'all-gather': 9, 'all-reduce': 3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('training', ['tensor_parallel', 'fully_sharded'])
 def test_a_token_is_drawn_with_parameters_where_they_are(training):
   policy = make_policy(dataclasses.replace(CONFIG, training_layout=training))
   sizes = MESHES[0]
