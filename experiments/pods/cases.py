@@ -91,11 +91,11 @@ _PUBLISHED = {
     'tempo': Fit('1,64,4', 1, 0, _MOST),
   },
   ('v4:4x4x4', 'llama-3.1-8b'): {
-    'score': Fit('4,4,4', 2, 0, _MOST, _ASYNC),
-    'grpo': Fit('4,4,4', 2, 0, _MOST, _ASYNC),
-    'guide': Fit('4,4,4', 2, 0, _SOME, _ASYNC),
-    'nft': Fit('4,4,4', 2, 64, (), _ASYNC),
-    'tempo': Fit('4,4,4', 1, 0, (), _ASYNC),
+    'score': Fit('2,8,4', 2, 0, _SOME, _ASYNC),
+    'grpo': Fit('2,8,4', 2, 0, _SOME, _ASYNC),
+    'guide': Fit('2,8,4', 4, 0, _SOME, _ASYNC),
+    'nft': Fit('2,8,4', 4, 64, _SOME, _ASYNC),
+    'tempo': Fit('2,8,4', 2, 0, _SOME, _ASYNC),
   },
   ('v5p:8x8x8', 'llama-3.1-70b'): {
     'score': Fit('4,16,8', 1, 0, _ALL, _ASYNC),
