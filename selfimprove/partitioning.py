@@ -93,7 +93,8 @@ LAYOUTS: Mapping[str, Rules] = {
 """How arrays are laid out within a program, by what it does with them."""
 
 TRAINING_LAYOUTS = ('tensor_parallel', 'fully_sharded')
-"""Those of `LAYOUTS` in which rollouts are read and learned from."""
+"""Those of `LAYOUTS` in which rollouts are read and learned from, without forms
+for fewer rows."""
 
 DECODE_LAYOUTS = ('gathered', 'stationary')
 """Those of `LAYOUTS` in which tokens are drawn."""
@@ -331,7 +332,7 @@ def layout_of_rows(layout: str, count: int) -> str:
     `layout`; of a layout for training, if the rows do not divide over all of
     its devices, the form that divides their tokens over the others.
   """
-  if layout in DECODE_LAYOUTS:
+  if layout not in TRAINING_LAYOUTS:
     return layout
   shape = jax.sharding.get_abstract_mesh().shape
   forms = [form for form in LAYOUTS if form.partition('/')[0] == layout]

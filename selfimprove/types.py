@@ -298,17 +298,13 @@ class Critic(NamedTuple):
 
   Attributes:
     init: (key) -> params.
-    apply: like `Policy.apply`, to hidden states.
-    follow: like `Policy.follow`.
-    fork: like `Policy.fork`.
+    follow: like `Policy.follow`, to hidden states.
     value: (params, hidden f[... d]) -> f32[...].
     logical_axes: () -> tree of tuples of logical axis names, like params.
   """
 
   init: Callable[[jax.Array], Params]
-  apply: Callable[..., tuple[Array, Any]]
   follow: Callable[..., tuple[Array, Array]]
-  fork: Callable[..., Any]
   value: Callable[[Params, Array], Array]
   logical_axes: Callable[[], Any]
 

@@ -115,3 +115,23 @@ def test_constrain_asks_for_a_layout_only_where_there_is_a_mesh():
     y = jax.jit(ask)(jax.device_put(x, partitioning.replicated(mesh)))
   assert y.addressable_shards[0].data.shape == (1,)
   np.testing.assert_array_equal(y, 2 * x)
+
+
+@pytest.mark.parametrize(
+  ('layout', 'rows', 'form', 'grid'),
+  [
+    ('tensor_parallel', 4, 'tensor_parallel', (4, 1)),
+    ('tensor_parallel', 2, 'tensor_parallel/1', (2, 2)),
+    ('tensor_parallel', 3, 'tensor_parallel/0', (1, 4)),
+    ('fully_sharded', 8, 'fully_sharded', (8, 1)),
+    ('fully_sharded', 4, 'fully_sharded/2', (4, 2)),
+    ('fully_sharded', 1, 'fully_sharded/0', (1, 8)),
+    ('gathered', 3, 'gathered', (4, 1)),
+    ('tensor_parallel/1', 3, 'tensor_parallel/1', (2, 2)),
+  ],
+)
+def test_rows_that_are_few_divide_their_tokens(layout, rows, form, grid):
+  mesh = partitioning.make_mesh(data=2, fsdp=2, model=2)
+  with jax.set_mesh(mesh):
+    assert partitioning.layout_of_rows(layout, rows) == form
+    assert partitioning.grid(form) == grid

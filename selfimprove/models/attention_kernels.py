@@ -30,6 +30,7 @@ def choose(
   whole: bool,
   window: bool,
   packed: bool,
+  split: bool,
   soft_cap: bool,
   dtype: str,
 ) -> str:
@@ -41,6 +42,7 @@ def choose(
     whole: whether the call's own tokens are read at once.
     window: whether there are sliding windows.
     packed: whether rows hold several texts.
+    split: whether the tokens of a row are divided over devices.
     soft_cap: whether logits are capped.
     dtype: of queries.
 
@@ -58,6 +60,7 @@ def choose(
       (packed, 'packed rows that share a prompt; set packed_rows to 0'),
     ],
     'cudnn': [
+      (split, 'rows whose tokens are divided over devices'),
       (soft_cap, 'soft caps on logits'),
       (dtype != 'bfloat16', f'dtype {dtype}; set bfloat16'),
     ],

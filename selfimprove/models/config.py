@@ -82,8 +82,8 @@ class TransformerConfig:
     training_layout: how layers lie over the mesh while texts are read and
       learned from: `tensor_parallel` splits heads and feed-forward over
       `model`; `fully_sharded` splits the rows over it instead and gathers a
-      layer whole, which sends less where rows are many. Rows that do not divide
-      over all devices, as those of prompts, are read in the former.
+      layer whole, which sends less where tokens are many. Rows that do not
+      divide over the devices divide their tokens over those that are left.
     decode_layout: how parameters lie over the mesh while tokens are drawn:
       `gathered` has 1/model of them on each device, in `dtype`, copied there
       once for a rollout; `stationary` leaves them divided over `fsdp` too and

@@ -27,9 +27,7 @@ def make_critic(config: TransformerConfig) -> Critic:
   policy = make_policy(config)
   return Critic(
     init=functools.partial(_init, policy, config),
-    apply=lambda params, *inputs: policy.apply(params['trunk'], *inputs),
     follow=lambda params, *inputs: policy.follow(params['trunk'], *inputs),
-    fork=policy.fork,
     value=_value,
     logical_axes=functools.partial(_logical_axes, policy),
   )

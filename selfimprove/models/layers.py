@@ -210,9 +210,10 @@ class Block(nn.Module):
       mixed = RMSNorm(config, name='post_attention_norm')(mixed)
     x = constrain(x + mixed, *self.residual)
     hidden = RMSNorm(config, name='pre_mlp_norm')(x)
-    # The compiler for TPUs would fuse the slope of the norm into a product,
-    # which then takes twice its time.
-    hidden = jax.lax.optimization_barrier(hidden)
+    if self.layout not in partitioning.DECODE_LAYOUTS:
+      # The compiler for TPUs would fuse the slope of the norm into a product,
+      # which then takes twice its time.
+      hidden = jax.lax.optimization_barrier(hidden)
     hidden = FeedForward(config, self.layout, name='mlp')(hidden)
     if config.post_norms:
       hidden = RMSNorm(config, name='post_mlp_norm')(hidden)

@@ -155,11 +155,11 @@ def following(
   frequencies: Float[Array, 'half'],
   window: Int[Array, ''] | int | None,
 ) -> Mix:
-  """Tokens of texts that are joined, of which each sees the one before.
+  """Tokens of prompts and of what follows them, joined.
 
   Args:
     config: of the model.
-    texts: prompts and what follows them.
+    texts: prompts, and what follows them; each sees the one before it.
     frequencies: rotary angles per position.
     window: number of latest positions seen, the query's own included.
 
@@ -233,6 +233,7 @@ def _attend(
     whole=whole,
     window=window is not None,
     packed=segments is not None,
+    split=partitioning.grid(layout)[1] > 1,
     soft_cap=config.attention_soft_cap is not None,
     dtype=config.dtype,
   )

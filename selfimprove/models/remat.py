@@ -35,7 +35,12 @@ def recomputed(run: Callable[..., Any], remat: str) -> Callable[..., Any]:
     return run
   policies = jax.checkpoint_policies
   if remat == 'offload_dots':
-    policy = policies.offload_dot_with_no_batch_dims('device', 'pinned_host')
+    policy = policies.save_and_offload_only_these_names(
+      names_which_can_be_saved=[],
+      names_which_can_be_offloaded=list(KEPT['dots']),
+      offload_src='device',
+      offload_dst='pinned_host',
+    )
   else:
     policy = policies.save_only_these_names(*KEPT[remat])
   return jax.checkpoint(run, policy=policy)

@@ -33,10 +33,9 @@ class Cache:
 
   Attributes:
     shared: parts that are only read; a part's rows each serve a run of
-      neighbouring rows. Each is a `KeyValue` whose arrays have a leading layer
-      axis, or a tuple of one `KeyValue` per layer.
-    own: the part that calls append to, in the same form; None before the first
-      call.
+      neighbouring rows. Each is a tuple of one `KeyValue` per layer.
+    own: the part that calls append to, in the same form; of a cache that was
+      not forked also one `KeyValue` whose arrays have a leading layer axis.
     index: first free slot of `own`.
   """
 
@@ -140,10 +139,11 @@ def _apply(
   if not config.scan_layers:
     params = _unstack_params(config, params)
   x = _embed(config, params, tokens, layout)
-  parts = (params['layers'], cache.own, *cache.shared)
-  run = _run_loop if any(isinstance(p, tuple) for p in parts) else _run_scan
-  block = _run_block(config, layout)
-  x, own = run(config, block, params['layers'], x, positions, cache)
+  block, layers = _run_block(config, layout), params['layers']
+  if cache.own is None and not isinstance(layers, tuple):
+    x, own = _run_scan(config, block, layers, x, positions)
+  else:
+    x, own = _run_loop(config, block, layers, x, positions, cache)
   index = cache.index + tokens.shape[1]
   cache = Cache(shared=cache.shared, own=own, index=index)
   return _final_norm(config, params, x), cache
@@ -248,25 +248,14 @@ def _run_scan(
   layers: Any,
   x: Array,
   positions: Array,
-  cache: Cache,
 ) -> tuple[Array, Any]:
-  """All layers as one scan over the stacked parameters."""
+  """All layers as one scan over the stacked parameters, without a cache."""
 
   def step(x: Array, layer: Any) -> tuple[Array, KeyValue]:
-    params, frequencies, window, shared, own = layer
-    return run(
-      params,
-      x,
-      positions,
-      frequencies,
-      window,
-      shared,
-      own,
-      cache.index,
-    )
+    params, frequencies, window = layer
+    return run(params, x, positions, frequencies, window, (), None, 0)
 
-  windows = _windows(config)
-  stacked = (layers, _frequencies(config), windows, cache.shared, cache.own)
+  stacked = (layers, _frequencies(config), _windows(config))
   return jax.lax.scan(step, x, stacked)
 
 

@@ -181,13 +181,17 @@ def _peak(program: _Case, model: Any) -> float:
   parts = program.stage.microbatches * program.stage.minibatches
   shards = partitioning.row_shards(mesh, model.training_layout)
   tokens = rollout.tokens.size / parts / shards
-  widths, split = _widths(model), _layer_parts(mesh, model)
+  kept = _widths(model)
   if model.remat == 'none':
-    inside = sum(widths.values()) + model.mlp_dim
-    width = 4 * model.embed_dim + inside / split
+    # Norms, and what is multiplied by the gate.
+    kept |= {'norms': 2 * model.embed_dim, 'product': model.mlp_dim}
   else:
-    inside = sum(widths[name] for name in remat.KEPT[model.remat])
-    width = model.embed_dim + inside / split
+    kept = {name: kept[name] for name in remat.KEPT[model.remat]}
+  split = _layer_parts(mesh, model)
+  width = model.embed_dim + sum(
+    size / (1 if name in ('out', 'norms') else split)
+    for name, size in kept.items()
+  )
   return state + gradient + 2.0 * tokens * width * model.num_layers
 
 
@@ -211,10 +215,12 @@ def _recomputed(model: Any) -> float:
   """The share of a layer's products that the backward pass makes again."""
   if model.remat == 'none':
     return 0.0
-  # The last product of a layer is not made again: its result is kept anyway.
-  widths = {**_widths(model), remat.MIXED: 0}
-  kept = sum(widths[name] for name in remat.KEPT[model.remat])
-  return (sum(widths.values()) - kept) / (sum(widths.values()) + model.mlp_dim)
+  # Each times `embed_dim` is the size of a matrix; attention itself is little.
+  sizes = _widths(model)
+  sizes |= {'out': sizes['query'], remat.MIXED: 0}
+  kept = sum(sizes[name] for name in remat.KEPT[model.remat])
+  # Nobody reads the last product of a layer again, so none makes it.
+  return (sum(sizes.values()) - kept) / (sum(sizes.values()) + model.mlp_dim)
 
 
 def _seconds(program: _Case, model: Any, chip: Chip) -> float:

@@ -65,6 +65,7 @@ CALL = {
   'whole': True,
   'window': False,
   'packed': False,
+  'split': False,
   'soft_cap': False,
   'dtype': 'bfloat16',
 }
@@ -75,6 +76,7 @@ CALL = {
   [
     ('splash', {'window': True}, "attention='splash' does not support sliding"),
     ('splash', {'packed': True}, 'packed rows that share a prompt; set packed'),
+    ('cudnn', {'split': True}, 'tokens are divided over devices; or set'),
     ('cudnn', {'soft_cap': True}, 'cudnn.* does not support soft caps'),
     ('cudnn', {'dtype': 'float32'}, 'dtype float32; set bfloat16'),
   ],

@@ -64,7 +64,7 @@ def _rollout():
 
 def _fits(rollout):
   return packing.fits(
-    rollout.positions[:, rollout.prompt_slots : -1],
+    rollout.positions[:, rollout.prompt_slots :],
     group_size=GROUP,
     rows=ROWS,
   )
@@ -126,7 +126,7 @@ def test_packed_samples_score_the_same_on_a_mesh():
 
 def test_a_sample_does_not_see_those_in_its_row():
   rollout = _rollout()
-  row, _ = packing._places(rollout.positions[:, 5:-1], GROUP, ROWS)
+  row, _ = packing._places(rollout.positions[:, 5:], GROUP, ROWS)
   row = np.asarray(row).reshape(-1)
   # One of two samples of a group that share a row says something else.
   (one, other) = next(
