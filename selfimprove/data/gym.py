@@ -126,7 +126,7 @@ def reasoning_gym(
   return TextTask(
     name=name,
     provider=tasks.provider_of(
-      name, splits=SPLITS, rows_of=source.rows, vocabulary=vocabulary
+      name, splits=SPLITS, rows_of=source.rows_of, vocabulary=vocabulary
     ),
     vocabulary=vocabulary,
     max_prompt_tokens=max_prompt_tokens,
@@ -171,7 +171,7 @@ class _Source:
         'a time above 0.'
       )
 
-  def rows(self, split: str) -> list[Fields]:
+  def rows_of(self, split: str) -> list[Fields]:
     return self._written[0][split]
 
   def dropped(self, split: str) -> Mapping[str, int]:

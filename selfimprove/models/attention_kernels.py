@@ -7,6 +7,7 @@ decoding, are few, and `attention.attend` serves them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,11 @@ from selfimprove.models.attention import KeyValue, visible
 from selfimprove.models.remat import MIXED
 
 _OWN = {'tpu': 'splash', 'gpu': 'cudnn', 'cuda': 'cudnn'}
-_BLOCKS = (512, 256, 128)
+_LANES = 128
+_MOST = 512
+"""Most slots of a block of the kernel for TPUs."""
+_PADDING = 1 / 16
+"""Slots that may be added for larger blocks, over those that are there."""
 
 
 def choose(
@@ -202,11 +207,12 @@ def _splash(
   across = across if heads % across == 0 else 1
   # Key-value heads that do not divide over devices are repeated until they do.
   share = heads // kv_heads if kv_heads % across else 1
-  width = _rounded(length, along * _BLOCKS[-1])
-  breadth = _rounded(slots, _BLOCKS[-1])
+  of_query, of_key = block_of(length, along), block_of(slots)
+  width, breadth = _rounded(length, along * of_query), _rounded(slots, of_key)
   kernel = _kernel(
     heads,
     (width, breadth),
+    blocks=(of_query, of_key),
     offset=slots - length,
     shards=(across, along),
     soft_cap=soft_cap,
@@ -227,6 +233,7 @@ def _kernel(
   heads: int,
   shape: tuple[int, int],
   *,
+  blocks: tuple[int, int],
   offset: int,
   shards: tuple[int, int],
   soft_cap: float | None,
@@ -234,7 +241,7 @@ def _kernel(
   """The kernel of `heads` causal heads; query i stands at slot i + offset."""
   across, along = shards
   mask = splash_attention.CausalMask(shape, offset, shard_count=along)
-  of_query, of_key = _block(shape[0] // along), _block(shape[1])
+  of_query, of_key = blocks
   return splash_attention.make_splash_mha(
     splash_attention.MultiHeadMask([mask] * heads),
     block_sizes=splash_attention.BlockSizes(
@@ -301,9 +308,28 @@ def _rounded(length: int, unit: int) -> int:
   return -(-length // unit) * unit
 
 
-def _block(length: int) -> int:
-  """The largest block that divides a length."""
-  return next(size for size in _BLOCKS if length % size == 0)
+def block_of(length: int, parts: int = 1) -> int:
+  """Slots of a block of the kernel for TPUs: as many as cost little padding.
+
+  Args:
+    length: slots that are there.
+    parts: devices that they are divided over.
+
+  Returns:
+    The largest block of which whole numbers for each part add few slots.
+
+  >>> block_of(1024)
+  512
+  """
+  # The kernel's mask wants the square of the parts to divide the slots.
+  unit = math.lcm(_LANES, parts)
+  least = _rounded(length, parts * unit)
+  sizes = range(max(unit, _MOST // unit * unit), 0, -unit)
+  return next(
+    size
+    for size in sizes
+    if _rounded(length, parts * size) <= (1 + _PADDING) * least
+  )
 
 
 def _padded(x: Array, axis: int, length: int, value: int = 0) -> Array:

@@ -108,7 +108,7 @@ class Projection(nn.Module):
       zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
       bias: Any = self.param('bias', zeros, self.shape[self.inputs :], stored)
       out = out + bias.astype(dtype)[(None,) * (out.ndim - bias.ndim)]
-    return out if self.name is None else kept(out, self.name)
+    return out
 
   def _side_path(self, flat: Float[Array, '... i']) -> Float[Array, '... o']:
     down: Any = self.get_variable('params', DOWN)
@@ -137,6 +137,8 @@ class Attention(nn.Module):
     keys = self._project('key', config.num_kv_heads, 'kv_heads')(x)
     values = self._project('value', config.num_kv_heads, 'kv_heads')(x)
     if config.qk_norm:
+      # Kept before the norm, whose slope needs them.
+      query, keys = kept(query, 'query'), kept(keys, 'key')
       query = RMSNorm(config, 'head_size', name='query_norm')(query)
       keys = RMSNorm(config, 'head_size', name='key_norm')(keys)
     mixed, cache = mix(query, keys, values)
@@ -151,7 +153,7 @@ class Attention(nn.Module):
       layout=self.layout,
       name='out',
     )
-    return out(mixed), cache
+    return kept(out(mixed), 'out'), cache
 
   def _project(self, name: str, heads: int, axis: str) -> Projection:
     config = self.config
@@ -178,10 +180,10 @@ class FeedForward(nn.Module):
     d, f = config.embed_dim, config.mlp_dim
     into, out_of = ('embed', 'mlp'), ('mlp', 'embed')
     linear = functools.partial(Projection, config, layout=self.layout)
-    gate = linear((d, f), into, name='gate')(x)
-    up = linear((d, f), into, name='up')(x)
+    gate = kept(linear((d, f), into, name='gate')(x), 'gate')
+    up = kept(linear((d, f), into, name='up')(x), 'up')
     hidden = _ACTIVATIONS[config.activation](gate) * up
-    return linear((f, d), out_of, name='down')(hidden)
+    return kept(linear((f, d), out_of, name='down')(hidden), 'down')
 
 
 class Block(nn.Module):

@@ -132,7 +132,7 @@ def with_cache(
 
   def mix(query: Array, keys: Array, values: Array) -> tuple[Array, KeyValue]:
     keys = rotate(keys, positions, frequencies)
-    fresh = _fresh(layout, keys, values, positions, None)
+    fresh = _fresh(config, layout, keys, values, positions, None)
     now = fresh if own is None else _append(own, fresh, index)
     mixed = _attend(
       config,
@@ -174,7 +174,7 @@ def following(
     for text, q, k, v in zip(texts, queries, *of_keys, strict=True):
       layout, at = text.parts.layout, text.positions
       k = rotate(k, at, frequencies)
-      fresh = _fresh(layout, k, v, at, text.segments)
+      fresh = _fresh(config, layout, k, v, at, text.segments)
       mixed = _attend(
         config,
         layout,
@@ -193,6 +193,7 @@ def following(
 
 
 def _fresh(
+  config: TransformerConfig,
   layout: str,
   keys: Array,
   values: Array,
@@ -205,11 +206,23 @@ def _fresh(
   keys = partitioning.constrain(keys, *names, rules=rules)
   values = partitioning.constrain(values, *names, rules=rules)
   return KeyValue(
-    keys=keys.transpose(0, 2, 1, 3),
-    values=values.transpose(0, 2, 1, 3),
+    keys=_as_read(config, keys, 'key'),
+    values=_as_read(config, values, 'value'),
     positions=positions,
     segments=segments,
   )
+
+
+def _as_read(
+  config: TransformerConfig, x: Float[Array, 'b n h k'], name: str
+) -> Float[Array, 'b h n k']:
+  """`x` with its heads apart, as kernels read it, and so kept under `name`.
+
+  The backward pass then neither turns nor copies it again. Norms of queries and
+  keys have to be computed again, and those are kept before them (`layers`).
+  """
+  x = x.swapaxes(1, 2)
+  return x if config.qk_norm and name != 'value' else kept(x, name)
 
 
 def _attend(
@@ -228,6 +241,7 @@ def _attend(
   rules = partitioning.LAYOUTS[layout]
   query = query * config.scale_of_queries()
   query = partitioning.constrain(query, *names, rules=rules)
+  query = _as_read(config, query, 'query').swapaxes(1, 2)
   implementation = choose(
     config.attention,
     whole=whole,

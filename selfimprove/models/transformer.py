@@ -15,6 +15,7 @@ from selfimprove import partitioning, types
 from selfimprove.models.attention import KeyValue
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.layers import Block, RMSNorm
+from selfimprove.models.logits import logits_of
 from selfimprove.models.lora import merge
 from selfimprove.models.mixing import (
   Text,
@@ -322,12 +323,7 @@ def _unembed(
     layout = 'tensor_parallel'  # The vocabulary is always divided.
   rules = partitioning.LAYOUTS[layout]
   kernel = partitioning.gather(kernel.astype(hidden.dtype), *names, rules=rules)
-  logits = jax.lax.dot_general(
-    hidden,
-    kernel,
-    (((hidden.ndim - 1,), (names.index('embed'),)), ((), ())),
-    preferred_element_type=jnp.float32,
-  )
+  logits = logits_of(hidden, kernel, names.index('embed'))
   if logits.ndim == 2:
     logits = partitioning.constrain(logits, 'flat', 'vocab', rules=rules)
   if config.final_soft_cap is not None:

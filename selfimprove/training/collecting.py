@@ -85,12 +85,13 @@ def build(made: Build) -> StepFn:
 
   def run(state: TrainState, batch: Batch, timers: PhaseTimers) -> Any:
     counts: dict[str, float] = {}
-    for done in range(rounds + 1):
-      waiting = int(state.buffer.count)
-      if waiting >= prompts or done == rounds:
+    waiting = int(state.buffer.count)
+    for _ in range(rounds):
+      if waiting >= prompts:
         break
       state, found = run_round(state, batch, timers)
       counts = _add(counts, found)
+      waiting = int(state.buffer.count)
     with timers.phase('update', variant=made.stage.name):
       out = learn(made.algorithm, state)
       state, metrics, codes = jax.block_until_ready(out)

@@ -124,12 +124,11 @@ def joined(text: str, *, timeout_seconds: int = 300) -> Iterator[None]:
 
 
 def _initialize(place: Place | None, timeout_seconds: int) -> None:
-  address, process_id, processes = place or (None, None, None)
   try:
     jax.distributed.initialize(
-      coordinator_address=address,
-      process_id=process_id,
-      num_processes=processes,
+      coordinator_address=place.address if place else None,
+      process_id=place.process_id if place else None,
+      num_processes=place.processes if place else None,
       initialization_timeout=timeout_seconds,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
       shutdown_timeout_seconds=SHUTDOWN_SECONDS,

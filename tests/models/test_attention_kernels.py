@@ -9,7 +9,11 @@ import pytest
 
 from selfimprove import partitioning
 from selfimprove.models.attention import KeyValue, attend
-from selfimprove.models.attention_kernels import attend_whole, choose
+from selfimprove.models.attention_kernels import (
+  attend_whole,
+  block_of,
+  choose,
+)
 from tests.models.attention_inputs import make_part, make_queries
 
 PROMPT = [[-1, 0, 1], [0, 1, 2]]
@@ -106,3 +110,19 @@ def test_the_kernel_for_tpus_caps_logits_and_runs_over_a_mesh():
   jax.tree.map(
     lambda g, w: np.testing.assert_allclose(g, w, atol=2e-5), got, want
   )
+
+
+@pytest.mark.parametrize(
+  ('length', 'parts', 'block'),
+  [
+    (1024, 1, 512),
+    (768, 1, 384),
+    (1792, 1, 256),  # 384 would add a fourteenth.
+    (2159, 1, 384),  # 2304 slots are few more than the 2176 of blocks of 128.
+    (5, 1, 128),
+    (768, 64, 128),
+    (768, 256, 256),  # The square of the parts divides the slots.
+  ],
+)
+def test_blocks_are_large_where_that_adds_few_slots(length, parts, block):
+  assert block_of(length, parts) == block

@@ -24,8 +24,8 @@ TOKENS = jnp.arange(10, dtype=jnp.int32).reshape(2, 5)
 POSITIONS = jnp.tile(jnp.arange(5, dtype=jnp.int32), (2, 1))
 
 
-def slope(remat):
-  policy = make_policy(dataclasses.replace(CONFIG, remat=remat))
+def slope(remat, **changes):
+  policy = make_policy(dataclasses.replace(CONFIG, remat=remat, **changes))
 
   def loss(params):
     hidden, _ = policy.apply(params, TOKENS, POSITIONS)
@@ -53,12 +53,40 @@ def test_what_is_recomputed_changes_no_gradient(remat, params, plain):
   )
 
 
-def test_each_policy_recomputes_less_than_the_one_before(params):
+@pytest.mark.parametrize('qk_norm', [False, True])
+def test_each_policy_recomputes_less_than_the_one_before(qk_norm):
+  params = make_policy(dataclasses.replace(CONFIG, qk_norm=qk_norm)).init(
+    jax.random.key(0)
+  )
   names = ('full', 'attention_dots', 'most_dots', 'dots', 'none')
   counts = [
-    str(slope(name).trace(params).jaxpr).count('dot_general') for name in names
+    str(slope(name, qk_norm=qk_norm).trace(params).jaxpr).count('dot_general')
+    for name in names
   ]
   assert counts == sorted(set(counts), reverse=True)
+
+
+@pytest.mark.parametrize(
+  ('qk_norm', 'shape'), [(False, '2,3,5,4'), (True, '2,5,3,4')]
+)
+def test_queries_are_kept_as_they_are_read_unless_a_norm_needs_them(
+  qk_norm, shape, capsys
+):
+  config = dataclasses.replace(
+    CONFIG,
+    remat='attention_dots',
+    num_heads=3,
+    num_kv_heads=1,
+    qk_norm=qk_norm,
+    scan_layers=False,
+  )
+  policy = make_policy(config)
+  jax.ad_checkpoint.print_saved_residuals(
+    lambda params: policy.apply(params, TOKENS, POSITIONS)[0].sum(),
+    policy.init(jax.random.key(0)),
+  )
+  kept = capsys.readouterr().out
+  assert kept.count(f"f32[{shape}] named 'query'") == config.num_layers
 
 
 @pytest.mark.parametrize('remat', ['full', 'attention', 'most_dots', 'dots'])
