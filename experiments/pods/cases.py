@@ -69,11 +69,13 @@ _SUMS = (
   'xla_tpu_scoped_vmem_limit_kib=32768',
 )
 # Weights are gathered beside the products before; the default of v5e alone.
-_ASYNC = (
-  *_SUMS,
-  'xla_enable_async_all_gather=true',
-  'xla_tpu_enable_async_collective_fusion=true',
-  'xla_tpu_enable_async_collective_fusion_fuse_all_gather=true',
+_GATHERS = tuple(
+  f'{name}=true'
+  for name in (
+    'xla_enable_async_all_gather',
+    'xla_tpu_enable_async_collective_fusion',
+    'xla_tpu_enable_async_collective_fusion_fuse_all_gather',
+  )
 )
 # Where memory is left, products are kept for the way back.
 _SOME = ("presets.published.remat = 'attention_dots'",)
@@ -96,18 +98,18 @@ _PUBLISHED = {
     'tempo': Fit('1,64,4', 1, 0, _MOST, _SUMS),
   },
   ('v4:4x4x4', 'llama-3.1-8b'): {
-    'score': Fit('2,8,4', 2, 0, _SOME, _ASYNC),
-    'grpo': Fit('2,8,4', 2, 0, _SOME, _ASYNC),
-    'guide': Fit('2,8,4', 4, 0, _SOME, _ASYNC),
-    'nft': Fit('2,8,4', 4, 64, _SOME, _ASYNC),
-    'tempo': Fit('2,8,4', 2, 0, _SOME, _ASYNC),
+    'score': Fit('2,8,4', 2, 0, _SOME, _GATHERS),
+    'grpo': Fit('2,8,4', 2, 0, _SOME, _GATHERS),
+    'guide': Fit('2,8,4', 4, 0, _SOME, _GATHERS),
+    'nft': Fit('2,8,4', 4, 64, _SOME, _GATHERS),
+    'tempo': Fit('2,8,4', 2, 0, _SOME, _GATHERS),
   },
   ('v5p:8x8x8', 'llama-3.1-70b'): {
-    'score': Fit('4,16,8', 1, 0, _ALL, _ASYNC),
-    'grpo': Fit('16,4,8', 1, 0, _ALL, _ASYNC),
-    'guide': Fit('4,16,8', 1, 0, _ALL, _ASYNC),
-    'nft': Fit('4,16,8', 1, 0, _ALL, _ASYNC),
-    'tempo': Fit('1,64,8', 1, 0, _ALL, _ASYNC),
+    'score': Fit('4,16,8', 1, 0, _ALL, _GATHERS + _SUMS),
+    'grpo': Fit('16,4,8', 1, 0, _ALL, _GATHERS + _SUMS),
+    'guide': Fit('4,16,8', 1, 0, _ALL, _GATHERS + _SUMS),
+    'nft': Fit('4,16,8', 1, 0, _ALL, _GATHERS + _SUMS),
+    'tempo': Fit('1,64,8', 1, 0, _ALL, _GATHERS + _SUMS),
   },
 }
 
