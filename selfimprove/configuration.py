@@ -23,11 +23,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 directory."""
 
 
-# Devices along each axis, layouts over them, and how much is drawn at one time:
-# none of them changes what is computed.
+# Devices along each axis, layouts over them, how much is drawn at one time, and
+# options of the compiler: none of them changes what is computed.
 _WHERE = re.compile(
   r'([\w.]+\.)?MeshShape\.|# Parameters for .*MeshShape'
-  r'|\S+\.(training_layout|decode_layout|prompts_at_once) ='
+  r'|\S+\.(training_layout|decode_layout|prompts_at_once|compiler_options) ='
+  r"|\s+\(?'xla_"  # Options on lines of their own.
 )
 # What nobody binds by hand.
 _DEFINED_IN = {

@@ -21,6 +21,7 @@ from selfimprove import command, configuration
 from selfimprove.experiment import Experiment, MeshShape
 from selfimprove.scale import measure, report, search, topology
 from selfimprove.scale.chips import chip_of
+from selfimprove.training import compiler_options
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -60,8 +61,9 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_list(
     'compiler_options',
     [],
-    'Options of the compiler, name=value with commas between; a run takes them '
-    'as LIBTPU_INIT_ARGS="--name=value ...".',
+    'Options of the compiler for all programs, name=value with commas between; '
+    'a run takes them as LIBTPU_INIT_ARGS="--name=value ...". Those of '
+    'stages.Stage.compiler_options need not be repeated.',
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -102,7 +104,7 @@ def main(options: flags.FlagValues) -> None:
       f'depths={options.depths!r} is not two growing numbers of layers; give '
       'some such as 2,4, or leave it out.'
     )
-  chosen = compiler_options(options.compiler_options, options.effort)
+  chosen = options_of(options.compiler_options, options.effort)
   if options.search:
     found = search.search(
       experiment,
@@ -173,7 +175,7 @@ def fit(
   return lines
 
 
-def compiler_options(pairs: Sequence[str], effort: float) -> measure.Options:
+def options_of(pairs: Sequence[str], effort: float) -> measure.Options:
   """Options of the compiler as flags give them.
 
   Args:
@@ -186,7 +188,7 @@ def compiler_options(pairs: Sequence[str], effort: float) -> measure.Options:
   Raises:
     ValueError: one of them has no value, or this JAX knows no effort.
 
-  >>> compiler_options(['xla_enable_async_all_gather=true'], 0.0)
+  >>> options_of(['xla_enable_async_all_gather=true'], 0.0)
   {'xla_enable_async_all_gather': 'true'}
   """
   if effort and not measure.takes_effort():
@@ -195,15 +197,7 @@ def compiler_options(pairs: Sequence[str], effort: float) -> measure.Options:
       'or use JAX 0.10.'
     )
   found: dict[str, str | float] = {measure.EFFORT: effort} if effort else {}
-  for pair in pairs:
-    name, is_there, value = pair.strip().lstrip('-').partition('=')
-    if not (name and is_there and value):
-      raise ValueError(
-        f'compiler_options={pair!r} is not a name and a value; give some such '
-        'as xla_enable_async_all_gather=true.'
-      )
-    found[name] = value
-  return found
+  return found | compiler_options.parsed(pairs)
 
 
 def mesh_shape(text: str) -> MeshShape:

@@ -81,10 +81,13 @@ def test_a_run_goes_on_over_another_mesh_and_with_no_other_config(tmp_path):
     'a.b = 1\nexperiment.MeshShape.data = -1\nMeshShape.model = 1\n'
     "presets.published.training_layout = 'tensor_parallel'\n"
     'stage_one/stages.Stage.prompts_at_once = 0\n'
+    'stages.Stage.compiler_options = \\\n'
+    "    ('xla_a=true',\n     'xla_b=1')\n"
   )
   moved = config.replace('model = 1', 'model = 2')
   moved = moved.replace('tensor_parallel', 'fully_sharded')
   moved = moved.replace('at_once = 0', 'at_once = 4')
+  moved = moved.replace("'xla_a=true',\n     ", '')
   check_workdir(str(tmp_path), config, begun=False)
   check_workdir(str(tmp_path), moved, begun=True)
   # What evaluates the run finds the mesh that it had last.

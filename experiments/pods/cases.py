@@ -17,7 +17,7 @@ class Case(NamedTuple):
     microbatches: parts of an update.
     at_once: prompts sampled at one time; 0 for all of a step.
     bindings: others.
-    options: of the compiler.
+    options: of the compiler, for the program that learns.
   """
 
   config: str
@@ -37,8 +37,7 @@ class Case(NamedTuple):
   @property
   def key(self) -> str:
     """What tells a case from all others."""
-    settings = (*self.all_bindings, *self.options)
-    return ' '.join((self.name, self.topology, self.mesh, *settings))
+    return ' '.join((self.name, self.topology, self.mesh, *self.all_bindings))
 
   @property
   def all_bindings(self) -> tuple[str, ...]:
@@ -47,6 +46,7 @@ class Case(NamedTuple):
       f"SIZE = '{self.size}'",
       f'MICROBATCHES = {self.microbatches}',
       f'PROMPTS_AT_ONCE = {self.at_once}',
+      f'stages.Stage.compiler_options = {self.options}',
       *self.bindings,
     )
 

@@ -31,43 +31,31 @@ def tables(rows: Sequence[Row]) -> str:
     rows: of `results/fit.json`.
 
   Returns:
-    Markdown: programs with estimates of time, those that were compiled at the
-    lowest effort, which have none, and the scaling.
+    Markdown: the programs of the papers' runs with the parts that take most of
+    their time, and the scaling.
   """
-  of_scaling = _of_scaling(rows)
-  others = [row for row in rows if row not in of_scaling]
-  timed = [row for row in others if not row['effort']]
-  fast = [row for row in others if row['effort'] and ':' not in row['program']]
+  shown = [row for row in rows if _is_shown(row['program'])]
+  of_scaling = _of_scaling(shown)
+  others = [row for row in shown if row not in of_scaling]
   return '\n'.join(
     [
-      '### Programs and their parts\n',
-      report.table(timed),
-      '\n### Programs compiled at the lowest effort\n',
-      _memory(fast),
+      '### Runs of the papers\n',
+      report.table(others),
       '\n### GRPO with the batch growing with the chips\n',
       report.table(of_scaling),
     ]
   )
 
 
+def _is_shown(program: str) -> bool:
+  """Whether it is a whole program, an update or the drawing of tokens."""
+  part = program.partition(':')[2]
+  return part in ('', 'update') or part.startswith('decode_')
+
+
 def _of_scaling(rows: Sequence[Row]) -> list[Row]:
   keys = {case.key for case in cases.scaling()}
   return [row for row in rows if row['key'].partition(' | ')[0] in keys]
-
-
-def _memory(rows: Sequence[Row]) -> str:
-  """Memory alone: estimates of time are too long at this effort."""
-  lines = [
-    '| config | topology | mesh | program | GiB / chip | of | fits |',
-    '|---|---|---|---|---|---|---|',
-  ]
-  for row in rows:
-    lines.append(
-      f'| {row["config"]} | {row["topology"]} | {row["mesh"]} '
-      f'| {row["program"]} | {row["hbm_gib_per_chip"]:.3g} '
-      f'| {row["hbm_gib_of_chip"]:g} | {"yes" if row["fits"] else "**no**"} |'
-    )
-  return '\n'.join(lines)
 
 
 def plot(rows: Sequence[Row], path: pathlib.Path) -> None:

@@ -85,7 +85,6 @@ def _fit(case: cases.Case, options: flags.FlagValues) -> list[dict[str, Any]]:
         f'--depths={options.depths}',
         f'--effort={options.effort}',
         f'--programs={options.programs}',
-        f'--compiler_options={",".join(case.options)}',
         f'--output={output}',
       ],
       check=True,

@@ -101,7 +101,7 @@ def measure(
   start = time.monotonic()
   lowered = program.lower()
   kept = memory.on_a_chip(program.state), memory.on_a_chip(program.others)
-  key = lowered.as_text(), kept
+  key = lowered.as_text(), kept, program.stage.compiler_options
   if seen is not None and key in seen:
     return dataclasses.replace(seen[key], program=program, compile_seconds=0.0)
   found = _compiled(program, lowered, network, options, start)

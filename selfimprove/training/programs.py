@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from selfimprove import partitioning, placement
 from selfimprove.algorithms.base import Algorithm, HostReward
-from selfimprove.training import agreement
+from selfimprove.training import agreement, compiler_options
 from selfimprove.training import step as steps
 from selfimprove.training.judging import Judge
 from selfimprove.training.stages import Stage
@@ -77,6 +77,7 @@ class Build:
       bound,
       out_shardings=(self.state_shardings, whole, whole),
       donate_argnums=(1,),
+      compiler_options=compiler_options.parsed(self.stage.compiler_options),
     )
 
   def sampled(self, sample: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from selfimprove.algorithms.base import Algorithm
+from selfimprove.training import compiler_options
 from selfimprove.training.conditions import Condition
 from selfimprove.training.state import Models, Optimizers, TrainState
 from selfimprove.training.step import Plan
@@ -68,6 +69,8 @@ class Stage:
     advance: condition that ends the stage early.
     problems: (fields of a problem) -> whether the stage draws from it, such as
       `selection.Having` for a level; None for all.
+    compiler_options: name=value each, for the program that learns alone. They
+      are a platform's own: another's compiler refuses them.
   """
 
   name: str
@@ -84,6 +87,7 @@ class Stage:
   reference: Callable[[TrainState], Params] = keep_reference
   advance: Condition | None = None
   problems: Callable[[Mapping[str, Any]], bool] | None = None
+  compiler_options: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
     for name in (
@@ -109,6 +113,7 @@ class Stage:
           f'Stage {self.name!r}: {name}={value!r} but must be an integer: '
           f'{meaning}.'
         )
+    compiler_options.parsed(self.compiler_options)
     if self.optimizer is None and self.critic_optimizer is None:
       raise ValueError(
         f'Stage {self.name!r} has neither an optimizer nor a critic_optimizer, '
