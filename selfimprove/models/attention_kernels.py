@@ -26,7 +26,7 @@ _LANES = 128
 _MOST = 512
 """Most slots of a block of the kernel for TPUs."""
 _PADDING = 1 / 16
-"""Slots that may be added for larger blocks, over those that are there."""
+"""Slots that larger blocks may add, over those with the smallest blocks."""
 
 
 def choose(
@@ -36,6 +36,7 @@ def choose(
   window: bool,
   packed: bool,
   split: bool,
+  few: bool,
   soft_cap: bool,
   dtype: str,
 ) -> str:
@@ -47,7 +48,10 @@ def choose(
     whole: whether the call's own tokens are read at once.
     window: whether there are sliding windows.
     packed: whether rows hold several texts.
-    split: whether the tokens of a row are divided over devices.
+    split: whether the tokens of a row are divided over devices, as of prompts
+      that are fewer than these; cuDNN leaves them to `xla`.
+    few: whether a device has too few of a row for a block of a kernel, which
+      would be mostly padding; `auto` leaves them to `xla`.
     soft_cap: whether logits are capped.
     dtype: of queries.
 
@@ -65,7 +69,6 @@ def choose(
       (packed, 'packed rows that share a prompt; set packed_rows to 0'),
     ],
     'cudnn': [
-      (split, 'rows whose tokens are divided over devices'),
       (soft_cap, 'soft caps on logits'),
       (dtype != 'bfloat16', f'dtype {dtype}; set bfloat16'),
     ],
@@ -74,7 +77,7 @@ def choose(
   if named == 'auto':
     named = _OWN.get(_platform(), 'xla')
   found = [text for there, text in obstacles.get(named, []) if there]
-  if named == 'xla' or (found and implementation == 'auto'):
+  if named == 'xla' or (implementation == 'auto' and (found or few)):
     return 'xla'
   if found:
     raise ValueError(
@@ -86,7 +89,16 @@ def choose(
       f"attention='cudnn' needs an NVIDIA GPU and this is {_platform()!r}; set "
       "attention to 'auto'."
     )
-  return named
+  return 'xla' if named == 'cudnn' and split else named
+
+
+def fills_a_block(tokens: int) -> bool:
+  """Returns whether so many tokens of a row on a device fill a block.
+
+  Args:
+    tokens: on one device.
+  """
+  return tokens >= _LANES
 
 
 def _platform() -> str:
@@ -309,14 +321,14 @@ def _rounded(length: int, unit: int) -> int:
 
 
 def block_of(length: int, parts: int = 1) -> int:
-  """Slots of a block of the kernel for TPUs: as many as cost little padding.
+  """Slots of a block of the kernel for TPUs.
 
   Args:
     length: slots that are there.
     parts: devices that they are divided over.
 
   Returns:
-    The largest block of which whole numbers for each part add few slots.
+    The largest block that pads them to little more than the smallest does.
 
   >>> block_of(1024)
   512

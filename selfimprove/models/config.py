@@ -78,7 +78,8 @@ class TransformerConfig:
       and `offload_dots` has these in the memory of the host.
     attention: what computes it where all tokens are read at once: `xla`;
       `splash`, the kernel for TPUs; `cudnn`, that for NVIDIA GPUs; or `auto`
-      for the platform's own where it applies. Decoding is always by `xla`.
+      for the platform's own where it applies and is not mostly padding.
+      Decoding is always by `xla`.
     training_layout: how layers lie over the mesh while texts are read and
       learned from: `tensor_parallel` splits heads and feed-forward over
       `model`; `fully_sharded` splits the rows over it instead and gathers a

@@ -16,9 +16,10 @@ def logits_of(
 ) -> Float[Array, '... v']:
   """Logits in f32, whatever they are made of.
 
-  Their gradients are made in the dtype of hidden states and kernel, as those of
-  all other matrices: left to autodiff, that of the kernel, the largest of all,
-  would be summed over devices in f32.
+  Their gradients are made in the dtype of hidden states and kernel, to which
+  that of the logits is rounded first, as those of all other matrices: left to
+  autodiff, that of the kernel, the largest of all, would be summed over devices
+  in f32. It has no forward-mode derivative.
 
   Args:
     hidden: of the tokens.

@@ -12,7 +12,11 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from selfimprove import partitioning
 from selfimprove.models.attention import KeyValue, attend, rotate
-from selfimprove.models.attention_kernels import attend_whole, choose
+from selfimprove.models.attention_kernels import (
+  attend_whole,
+  choose,
+  fills_a_block,
+)
 from selfimprove.models.config import TransformerConfig
 from selfimprove.models.remat import MIXED, kept
 from selfimprove.token_parts import Parts
@@ -242,12 +246,14 @@ def _attend(
   query = query * config.scale_of_queries()
   query = partitioning.constrain(query, *names, rules=rules)
   query = _as_read(config, query, 'query').swapaxes(1, 2)
+  columns = partitioning.grid(layout)[1]
   implementation = choose(
     config.attention,
     whole=whole,
     window=window is not None,
     packed=segments is not None,
-    split=partitioning.grid(layout)[1] > 1,
+    split=columns > 1,
+    few=columns > 1 and not fills_a_block(query.shape[1] // columns),
     soft_cap=config.attention_soft_cap is not None,
     dtype=config.dtype,
   )

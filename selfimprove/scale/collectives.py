@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -41,19 +42,47 @@ class Network:
     """Returns bytes a second out of a chip of a group, and its farthest hop.
 
     Args:
-      group: partitions that talk to each other.
+      group: partitions that talk to each other; groups like it do so too.
     """
     inside = self.places[list(group)]
-    spans = np.ptp(inside, axis=0) + 1
     sizes = np.ptp(self.places, axis=0) + 1
     rate, hops = 0.0, 0
-    for span, size in zip(spans, sizes, strict=True):
-      if span > 1:
-        # A ring has two ways round, a line has one.
-        ring = span == size and self.chip.wraps(int(size))
-        rate += self.chip.link_rate * (2 if ring else 1)
-        hops += int(span) // 2 if ring else int(span) - 1
+    for along, size in zip(inside.T, sizes, strict=True):
+      there = np.unique(along)
+      if len(there) > 1:
+        span = int(np.ptp(there))
+        gap = span / (len(there) - 1)
+        # A ring has two ways round, a line has one. Groups that stand between
+        # each other's chips share them.
+        ring = span + gap >= size and self.chip.wraps(int(size))
+        rate += self.chip.link_rate * (2 if ring else 1) / gap
+        hops += int(size) // 2 if ring else span
     return rate or self.chip.link_rate, hops
+
+  def route(self, pairs: Sequence[tuple[int, int]]) -> tuple[float, int]:
+    """Returns bytes a second from chips to others, and the farthest hop.
+
+    Args:
+      pairs: of a sender and who it sends to, each.
+    """
+    paths = [self._path(*pair) for pair in pairs]
+    loads = collections.Counter(link for path in paths for link in path)
+    hops = max(map(len, paths))
+    return self.chip.link_rate / max(loads.values(), default=1), hops
+
+  def _path(self, start: int, end: int) -> list[tuple[int, ...]]:
+    """The links that a message takes: one axis after the other."""
+    sizes = np.ptp(self.places, axis=0) + 1
+    at, links = self.places[start].copy(), list[tuple[int, ...]]()
+    for axis, size in enumerate(sizes):
+      away = int(self.places[end][axis] - at[axis])
+      if self.chip.wraps(int(size)) and abs(away) > size / 2:
+        away -= int(np.sign(away) * size)
+      for _ in range(abs(away)):
+        direction = int(np.sign(away))
+        links.append((*map(int, at), axis, direction))
+        at[axis] = (at[axis] + direction) % size
+    return links
 
 
 def kind_of(op: Op) -> str:
@@ -107,14 +136,22 @@ def seconds(op: Op, network: Network) -> float:
     return 0.0
   kind = kind_of(op)
   share = (len(group) - 1) / len(group)
+  rate, hops = network.links(group)
   if kind == 'collective-permute':
     share = 1.0
-  rate, hops = network.links(group)
+    rate, hops = network.route(_pairs(op) or [group[:2]])
   if kind == 'all-to-all':
     share = share / 4  # Each part goes a quarter of the way round on average.
   if kind == 'all-reduce':
     share = 2 * share
   return payload(op) * share / rate + hops * HOP_SECONDS
+
+
+def _pairs(op: Op) -> list[tuple[int, int]]:
+  """Who sends to whom."""
+  listed = re.search(r'source_target_pairs=\{([\d,{} ]*)\}', op.rest)
+  found = re.findall(r'\{(\d+),(\d+)\}', listed[0]) if listed else []
+  return [(int(a), int(b)) for a, b in found]
 
 
 def first_group(op: Op, partitions: int) -> tuple[int, ...]:

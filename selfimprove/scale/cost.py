@@ -79,7 +79,7 @@ def of_program(module: Module, network: Network) -> dict[str, Cost]:
     Name of a scope `phase.<name>` -> its cost; `OTHER` has the rest.
   """
   costs: dict[str, Cost] = {}
-  _walk(module, module.entry, 1.0, OTHER, network, costs)
+  _walk(module, module.entry, 1.0, OTHER, network, costs, set())
   return costs
 
 
@@ -90,11 +90,14 @@ def _walk(
   phase: str,
   network: Network,
   costs: dict[str, Cost],
+  begun: set[str],
 ) -> None:
-  """Adds a computation that runs so often."""
+  """Adds a computation that runs so often.
+
+  What has `begun`, by channel, goes on in it and is not counted again.
+  """
   computation = module.computations[name]
   hidden, busy, moving = dict[str, float](), 0.0, 0.0
-  begun = set[str]()
   for op in computation.ops.values():
     inside = phase_of(op, phase)
     cost = costs.setdefault(inside, Cost())
@@ -102,15 +105,15 @@ def _walk(
       count = times * hlo.trips(op, module)
       if inside.startswith('decode_') and not phase.startswith('decode_'):
         cost.carried_bytes = max(cost.carried_bytes, op.bytes)
-      _walk(module, op.called['condition'][0], count, inside, network, costs)
-      _walk(module, op.called['body'][0], count, inside, network, costs)
+      for part in ('condition', 'body'):
+        called = op.called[part][0]
+        _walk(module, called, count, inside, network, costs, begun)
     elif op.opcode in ('call', 'async-start') and op.called:
       for called in next(iter(op.called.values())):
-        _walk(module, called, times, inside, network, costs)
+        _walk(module, called, times, inside, network, costs, begun)
     elif op.opcode == 'conditional':
-      _walk(
-        module, _longest(op, module, network), times, inside, network, costs
-      )
+      called = _longest(op, module, network, begun)
+      _walk(module, called, times, inside, network, costs, begun)
     else:
       seconds, fetching = _add(
         cost, op, computation, module, times, network, hidden, begun
@@ -221,13 +224,13 @@ def _expose(
     costs[phase if phase in costs else OTHER].exposed_seconds += times * left
 
 
-def _longest(op: Op, module: Module, network: Network) -> str:
+def _longest(op: Op, module: Module, network: Network, begun: set[str]) -> str:
   """The branch that takes longest."""
   names = [name for called in op.called.values() for name in called]
 
   def seconds(name: str) -> float:
     costs: dict[str, Cost] = {OTHER: Cost()}
-    _walk(module, name, 1.0, OTHER, network, costs)
+    _walk(module, name, 1.0, OTHER, network, costs, set(begun))
     return sum(cost.seconds for cost in costs.values())
 
   return max(names, key=seconds)

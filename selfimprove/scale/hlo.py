@@ -264,7 +264,8 @@ def _shapes(text: str) -> tuple[Shape, ...]:
 def trips(op: Op, module: Module) -> int:
   """How often the body of a loop runs, at most.
 
-  A loop that may end sooner has its limit in its condition all the same.
+  A loop that may end sooner has its limit in its condition all the same; its
+  counter begins at 0.
 
   Args:
     op: a `while`.
@@ -281,7 +282,25 @@ def trips(op: Op, module: Module) -> int:
   for inner in _with_nested(condition, module):
     if inner.opcode == 'compare' and 'direction=LT' in inner.rest:
       limits += _constants(inner, condition, module)
-  return max(limits, default=1)
+  return -(-max(limits, default=1) // _step(condition, op, module))
+
+
+def _step(condition: Computation, op: Op, module: Module) -> int:
+  """What the counter of a loop grows by; 1 where the text does not say."""
+  body = module.computations[op.called['body'][0]]
+  for compare in condition.ops.values():
+    counter = condition.ops.get(next(iter(compare.operands), ''))
+    if compare.opcode != 'compare' or counter is None:
+      continue
+    index = re.search(r'index=(\d+)', counter.rest)
+    if index is None or int(index[1]) >= len(body.root.operands):
+      continue
+    grown = body.ops.get(body.root.operands[int(index[1])])
+    if grown is not None and grown.opcode == 'add':
+      for term in (body.ops.get(name) for name in grown.operands):
+        if term is not None and _is_integer(term):
+          return max(1, int(term.inside))
+  return 1
 
 
 def _with_nested(computation: Computation, module: Module) -> list[Op]:

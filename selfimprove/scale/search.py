@@ -188,9 +188,11 @@ def _peak(program: _Case, model: Any) -> float:
   else:
     kept = {name: kept[name] for name in remat.KEPT[model.remat]}
   split = _layer_parts(mesh, model)
+  of_keys = split if model.num_kv_heads % split == 0 else 1
+  parts_of = dict.fromkeys(('out', 'norms', 'down'), 1)
+  parts_of |= {'key': of_keys, 'value': of_keys}
   width = model.embed_dim + sum(
-    size / (1 if name in ('out', 'norms') else split)
-    for name, size in kept.items()
+    size / parts_of.get(name, split) for name, size in kept.items()
   )
   return state + gradient + 2.0 * tokens * width * model.num_layers
 
@@ -207,7 +209,8 @@ def _widths(model: Any) -> dict[str, int]:
     'out': model.embed_dim,
     'gate': model.mlp_dim,
     'up': model.mlp_dim,
-    'down': 0,
+    # Read by the norm behind it alone.
+    'down': model.embed_dim if model.post_norms else 0,
   }
 
 
@@ -217,10 +220,12 @@ def _recomputed(model: Any) -> float:
     return 0.0
   # Each times `embed_dim` is the size of a matrix; attention itself is little.
   sizes = _widths(model)
-  sizes |= {'out': sizes['query'], remat.MIXED: 0}
+  down = model.mlp_dim if model.post_norms else 0
+  sizes |= {'out': sizes['query'], remat.MIXED: 0, 'down': down}
   kept = sum(sizes[name] for name in remat.KEPT[model.remat])
-  # Nobody reads the last product of a layer again, so none makes it.
-  return (sum(sizes.values()) - kept) / (sum(sizes.values()) + model.mlp_dim)
+  # Without such a norm nobody reads the last product again, so none makes it.
+  whole = sum(sizes.values()) + model.mlp_dim - down
+  return (sum(sizes.values()) - kept) / whole
 
 
 def _seconds(program: _Case, model: Any, chip: Chip) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from selfimprove import partitioning
+from selfimprove.models import attention_kernels
 from selfimprove.models.attention import KeyValue, attend
 from selfimprove.models.attention_kernels import (
   attend_whole,
@@ -70,6 +71,7 @@ CALL = {
   'window': False,
   'packed': False,
   'split': False,
+  'few': False,
   'soft_cap': False,
   'dtype': 'bfloat16',
 }
@@ -80,7 +82,6 @@ CALL = {
   [
     ('splash', {'window': True}, "attention='splash' does not support sliding"),
     ('splash', {'packed': True}, 'packed rows that share a prompt; set packed'),
-    ('cudnn', {'split': True}, 'tokens are divided over devices; or set'),
     ('cudnn', {'soft_cap': True}, 'cudnn.* does not support soft caps'),
     ('cudnn', {'dtype': 'float32'}, 'dtype float32; set bfloat16'),
   ],
@@ -98,6 +99,25 @@ def test_on_a_processor_plain_attention_is_the_choice_unless_named():
   if jax.default_backend() == 'cpu':
     with pytest.raises(ValueError, match="an NVIDIA GPU and this is 'cpu'"):
       choose('cudnn', **CALL)
+
+
+@pytest.mark.parametrize(
+  ('platform', 'name', 'changes', 'choice'),
+  [
+    ('gpu', 'cudnn', {}, 'cudnn'),
+    # Nobody asked for that: of a few prompts the tokens are divided.
+    ('gpu', 'cudnn', {'split': True}, 'xla'),
+    ('gpu', 'auto', {'split': True}, 'xla'),
+    ('tpu', 'auto', {'split': True}, 'splash'),
+    ('tpu', 'auto', {'split': True, 'few': True}, 'xla'),
+    ('tpu', 'splash', {'split': True, 'few': True}, 'splash'),
+  ],
+)
+def test_tokens_that_are_divided_have_a_choice_of_their_own(
+  platform, name, changes, choice, monkeypatch
+):
+  monkeypatch.setattr(attention_kernels, '_platform', lambda: platform)
+  assert choose(name, **CALL | changes) == choice
 
 
 @pytest.mark.slow

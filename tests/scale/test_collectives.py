@@ -57,6 +57,42 @@ def test_an_all_reduce_sends_twice_what_an_all_gather_sends():
   assert reduce - 8e-6 == pytest.approx(2 * gather)
 
 
+def test_groups_that_stand_between_each_other_share_their_links():
+  # Sixteen chips in a ring are four groups of every fourth one.
+  apart = op("replica_groups=mesh['a'=4,'b'=4,'c'=16] {'a'}")
+  shared = op("replica_groups=mesh['a'=16,'c'=16] {'a'}")
+  network = square(16)
+  assert collectives.first_group(apart, 256) == (0, 64, 128, 192)
+  size = 2 * 1024**2
+  seconds = collectives.seconds(apart, network)
+  assert seconds == pytest.approx(size * 3 / 4 / (90e9 / 4) + 8e-6)
+  seconds = collectives.seconds(shared, network)
+  assert seconds == pytest.approx(size * 15 / 16 / 90e9 + 8e-6)
+
+
+@pytest.mark.parametrize(
+  ('pairs', 'links', 'hops'),
+  [
+    ('{{0,1},{1,2},{2,3}}', 1, 1),
+    # On a line the last sends back past all others, the other way.
+    ('{{0,1},{1,2},{2,3},{3,0}}', 1, 3),
+    ('{{3,0},{0,1},{1,2},{2,3}}', 1, 3),
+    ('{{0,2},{1,3}}', 2, 2),
+    ('{{0,5}}', 1, 2),
+  ],
+)
+def test_a_permutation_takes_as_long_as_its_fullest_link(pairs, links, hops):
+  sent = op(f'source_target_pairs={pairs}', opcode='collective-permute')
+  seconds = collectives.seconds(sent, square(4))
+  assert seconds == pytest.approx(2 * 1024**2 * links / 45e9 + hops * 1e-6)
+
+
+def test_a_permutation_goes_the_short_way_round_a_ring():
+  sent = op('source_target_pairs={{0,240}}', opcode='collective-permute')
+  seconds = collectives.seconds(sent, square(16))
+  assert seconds == pytest.approx(2 * 1024**2 / 45e9 + 1e-6)
+
+
 def test_a_chip_that_is_not_known_is_refused():
   with pytest.raises(ValueError, match=r'v9:2x2.*v5e'):
     chip_of('v9:2x2')

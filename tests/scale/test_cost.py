@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,40 @@ def test_a_loop_that_may_end_sooner_counts_to_its_limit():
     return jax.lax.while_loop(more, body, (0, x))[1]
 
   assert total(loop, array(64, 64), array(64, 64)) == 20 * 2 * 64**3
+
+
+WINDOWED = """
+%body (p: (f32[8,8], u32[])) -> (f32[8,8], u32[]) {
+  %p = (f32[8,8], u32[]) parameter(0)
+  %x = f32[8,8]{1,0} get-tuple-element(%p), index=0
+  %i = u32[] get-tuple-element(%p), index=1
+  %two = u32[] constant(2)
+  %next = u32[] add(%i, %two)
+  %dot = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = (f32[8,8], u32[]) tuple(%dot, %next)
+}
+
+%more (p: (f32[8,8], u32[])) -> pred[] {
+  %p = (f32[8,8], u32[]) parameter(0)
+  %i = u32[] get-tuple-element(%p), index=1
+  %limit = u32[] constant(7)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (x: f32[8,8]) -> (f32[8,8], u32[]) {
+  %x = f32[8,8]{1,0} parameter(0)
+  %zero = u32[] constant(0)
+  %t = (f32[8,8], u32[]) tuple(%x, %zero)
+  ROOT %w = (f32[8,8], u32[]) while(%t), condition=%more, body=%body
+}
+"""  # noqa: E501
+
+
+def test_a_counter_may_grow_by_more_than_one():
+  # As loops do that the compiler makes of a product and what it sends: 0, 2,
+  # 4 and 6 are below 7.
+  (one,) = cost.of_program(hlo.parse(WINDOWED), NETWORK).values()
+  assert one.flops == 4 * 2 * 8**3
 
 
 def config(layers, **changes):
@@ -220,6 +255,16 @@ def test_a_collective_in_several_steps_is_one():
   assert taken.bytes == 512 * 8 * 2
   # What it writes is not moved by what it runs beside.
   assert not one.bytes
+
+
+def test_a_collective_that_goes_on_in_a_loop_is_one():
+  steps = STEPS[: STEPS.index('ENTRY')]
+  start, middle, _ = re.findall(r'  (?:ROOT )?(%\S+ = .*fusion\(%x\).*)', STEPS)
+  loop = WINDOWED.replace('  %dot', f'  {middle}\n  %dot')
+  loop = loop.replace('  %zero', f'  {start}\n  %zero')
+  (one,) = cost.of_program(hlo.parse(steps + loop), NETWORK).values()
+  ((_, taken),) = one.collectives.items()
+  assert taken.count == 1
 
 
 def test_a_reduction_that_scatters_is_half_of_one_that_does_not():
