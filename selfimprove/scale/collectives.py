@@ -139,7 +139,7 @@ def seconds(op: Op, network: Network) -> float:
   rate, hops = network.links(group)
   if kind == 'collective-permute':
     share = 1.0
-    rate, hops = network.route(_pairs(op) or [group[:2]])
+    rate, hops = network.route(_pairs(op))
   if kind == 'all-to-all':
     share = share / 4  # Each part goes a quarter of the way round on average.
   if kind == 'all-reduce':
