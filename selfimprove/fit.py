@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from absl import flags
 
 from selfimprove import command, configuration
 from selfimprove.experiment import Experiment, MeshShape
-from selfimprove.scale import measure, report, search, topology
+from selfimprove.scale import measure, programs, report, search, topology
 from selfimprove.scale.chips import chip_of
 from selfimprove.training import compiler_options
 
@@ -49,7 +50,12 @@ def define_flags(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   flags.DEFINE_string(
-    'programs', '', 'Only those with this in their name.', flag_values=values
+    'programs',
+    '',
+    'Only those with this in their name, which is stage/program: a stage whose '
+    'rewards are computed in the graph has one, step; one that is judged on '
+    'the host has sample and learn.',
+    flag_values=values,
   )
   flags.DEFINE_float(
     'effort',
@@ -89,6 +95,11 @@ def main(options: flags.FlagValues) -> None:
   """
   if not options.topology:
     raise ValueError('No topology is given; add --topology=v5e:16x16.')
+  if not os.path.isdir(os.path.dirname(options.output or '') or '.'):
+    raise ValueError(
+      f'output={options.output!r} is in a folder that is not there; make it, '
+      'or name another.'
+    )
   # Nothing is computed: whatever devices are here stay free.
   jax.config.update('jax_platforms', 'cpu')
   experiment = configuration.build(
@@ -98,12 +109,7 @@ def main(options: flags.FlagValues) -> None:
     shape = mesh_shape(options.mesh)
     experiment = dataclasses.replace(experiment, mesh=shape)
   name = options.gin_file[-1].removesuffix('.gin')
-  depths = _numbers(options.depths, 'depths')
-  if depths and (len(depths) != 2 or not 0 < depths[0] < depths[1]):
-    raise ValueError(
-      f'depths={options.depths!r} is not two growing numbers of layers; give '
-      'some such as 2,4, or leave it out.'
-    )
+  depths = depths_of(options.depths, experiment.model.num_layers)
   chosen = options_of(options.compiler_options, options.effort)
   if options.search:
     found = search.search(
@@ -155,13 +161,22 @@ def fit(
 
   Returns:
     Objects for JSON, as `measure.rows` makes them.
+
+  Raises:
+    ValueError: no program has such a name.
   """
   chip, devices = chip_of(where), topology.devices(where)
-
+  mesh = experiment.mesh.make(devices)
+  there = [program.title for program in programs.of_run(experiment, mesh)]
+  if not any(only in title for title in there):
+    raise ValueError(
+      f'programs={only!r} is in the name of no program; there are '
+      f'{", ".join(there)}.'
+    )
   lines = []
   for one in measure.of_run(
     experiment,
-    experiment.mesh.make(devices),
+    mesh,
     chip,
     depths=depths,
     options=options,
@@ -198,6 +213,36 @@ def options_of(pairs: Sequence[str], effort: float) -> measure.Options:
     )
   found: dict[str, str | float] = {measure.EFFORT: effort} if effort else {}
   return found | compiler_options.parsed(pairs)
+
+
+def depths_of(text: str, layers: int) -> tuple[int, ...]:
+  """The depths that a flag names.
+
+  Args:
+    text: two numbers with a comma between, or nothing.
+    layers: of the model.
+
+  Returns:
+    The numbers.
+
+  Raises:
+    ValueError: they are not two growing numbers below that of the model.
+
+  >>> depths_of('2,4', 32)
+  (2, 4)
+  """
+  depths = _numbers(text, 'depths')
+  if depths and (len(depths) != 2 or not 0 < depths[0] < depths[1]):
+    raise ValueError(
+      f'depths={text!r} is not two growing numbers of layers; give some such '
+      'as 2,4, or leave it out.'
+    )
+  if depths and depths[1] >= layers:
+    raise ValueError(
+      f'depths={text!r} does not end below the {layers} layers of the model; '
+      'give fewer, or leave it out.'
+    )
+  return depths
 
 
 def mesh_shape(text: str) -> MeshShape:

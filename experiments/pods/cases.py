@@ -17,7 +17,7 @@ class Case(NamedTuple):
     microbatches: parts of an update.
     at_once: prompts sampled at one time; 0 for all of a step.
     bindings: others.
-    options: of the compiler, for the program that learns.
+    options: of the compiler.
   """
 
   config: str

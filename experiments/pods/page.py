@@ -8,6 +8,7 @@ renews `docs/scale.md` from `results/fit.json`.
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -69,17 +70,17 @@ def plot(rows: Sequence[Row], path: pathlib.Path) -> None:
 
   drawing = figure.Figure(figsize=(5, 3.2), layout='tight')
   axes = drawing.subplots()
-  programs: dict[str, list[tuple[int, float]]] = {}
+  programs: dict[str, dict[int, float]] = {}
   for row in _of_scaling(rows):
     if ':' not in row['program']:
-      chips = 1
-      for size in row['topology'].partition(':')[2].split('x'):
-        chips *= int(size)
-      found = programs.setdefault(row['program'], [])
-      found.append((chips, row['seconds_estimate']))
+      shape = row['topology'].partition(':')[2].split('x')
+      chips = math.prod(int(size) for size in shape)
+      for name in ('step', row['program']):
+        found = programs.setdefault(name, {})
+        found[chips] = found.get(chips, 0.0) + row['seconds_estimate']
   for name, points in sorted(programs.items()):
-    chips, seconds = zip(*sorted(points), strict=True)
-    axes.plot(chips, seconds, marker='o', label=name)
+    chips_of, seconds = zip(*sorted(points.items()), strict=True)
+    axes.plot(chips_of, seconds, marker='o', label=name)
   axes.set_xscale('log', base=4)
   axes.set_ylim(bottom=0)
   axes.set_xlabel('chips (v5e), batch in proportion')

@@ -183,10 +183,21 @@ def _read(
     elif user.opcode == 'fusion':
       nested = module.computations[user.called['calls'][0]]
       if index < len(nested.parameters):
-        total += _read(nested, nested.parameters[index], whole, module)
+        given = nested.parameters[index]
+        total += _read(nested, given, whole, module)
+        if _is_given_on(nested, given):
+          total += _read(inner, user.name, whole, module)
     else:
       return whole
   return total
+
+
+def _is_given_on(nested: Computation, parameter: str) -> bool:
+  """Whether a computation returns a parameter in another shape."""
+  op = nested.root
+  while op.opcode == 'bitcast' and op.operands[0] in nested.ops:
+    op = nested.ops[op.operands[0]]
+  return op.name == parameter and op is not nested.root
 
 
 def _written(op: Op, inner: Computation, module: Module) -> float:

@@ -266,7 +266,11 @@ def _time(
   sides = [
     _sides(part, chip, needed.get(name, 0.0)) for name, part in named.items()
   ]
-  roofline = sum(max(side.values()) for side in sides)
+  # What is sent beside another part's products bounds neither alone.
+  roofline = sum(
+    min(max(side.values()), part.seconds)
+    for side, part in zip(sides, parts, strict=True)
+  )
   total = {k: sum(side[k] for side in sides) for k in ('flops', 'hbm', 'ici')}
   kinds: dict[str, float] = {}
   for part in parts:

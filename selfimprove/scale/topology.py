@@ -59,7 +59,8 @@ def devices(topology: str) -> Sequence[jax.Device]:
     )
   except (RuntimeError, ValueError, NotImplementedError) as error:
     raise ValueError(
-      f'The TPU compiler refuses topology={topology!r}: '
+      f'topology={topology!r} is no slice that the TPU compiler knows; give '
+      'one such as v5e:2x4, v5e:16x16 or v5p:4x4x8. It says: '
       f'{str(error).splitlines()[0]:.200}'
     ) from error
   return described.devices

@@ -77,7 +77,7 @@ class Build:
       bound,
       out_shardings=(self.state_shardings, whole, whole),
       donate_argnums=(1,),
-      compiler_options=compiler_options.parsed(self.stage.compiler_options),
+      compiler_options=self._options(),
     )
 
   def sampled(self, sample: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,7 +92,11 @@ class Build:
     return jax.jit(
       functools.partial(sample, self.models, plan=self.stage.plan),
       out_shardings=partitioning.rows(self.mesh),
+      compiler_options=self._options(),
     )
+
+  def _options(self) -> dict[str, str]:
+    return compiler_options.parsed(self.stage.compiler_options)
 
   def place(self, arrays: Any) -> Any:
     """Host arrays on the devices, divided over the batch axes of the mesh."""

@@ -69,8 +69,8 @@ class Stage:
     advance: condition that ends the stage early.
     problems: (fields of a problem) -> whether the stage draws from it, such as
       `selection.Having` for a level; None for all.
-    compiler_options: name=value each, for the program that learns alone. They
-      are a platform's own: another's compiler refuses them.
+    compiler_options: name=value each, for the programs that sample and learn.
+      They are a platform's own: another's compiler refuses them.
   """
 
   name: str

@@ -267,6 +267,28 @@ def test_a_collective_that_goes_on_in_a_loop_is_one():
   assert taken.count == 1
 
 
+def test_what_a_fusion_turns_into_another_shape_is_read():
+  text = """
+%turned (w: f32[8,8]) -> f32[64] {
+  %w = f32[8,8]{1,0} parameter(0)
+  ROOT %flat = f32[64]{0} bitcast(%w)
+}
+
+%summed (v: f32[8,8]) -> f32[] {
+  %v = f32[8,8]{1,0} parameter(0)
+  %inner = f32[64]{0} fusion(%v), kind=kLoop, calls=%turned
+  ROOT %sum = f32[] reduce(%inner), dimensions={0}
+}
+
+ENTRY %main (x: f32[8,8]) -> f32[] {
+  %x = f32[8,8]{1,0} parameter(0)
+  ROOT %y = f32[] fusion(%x), kind=kLoop, calls=%summed
+}
+"""
+  (one,) = cost.of_program(hlo.parse(text), NETWORK).values()
+  assert one.bytes == 64 * 4 + 4
+
+
 def test_a_reduction_that_scatters_is_half_of_one_that_does_not():
   def seconds(emitter):
     text = STEPS.replace('all-gather(', 'all-reduce(')

@@ -69,7 +69,8 @@ def test_every_part_of_a_step_has_a_row():
   _, rows = update_of(tiny(), CHIPS['v5e'])
   parts = {row['program'].partition(':')[2] for row in rows}
   assert {'prefill', 'extend', 'decode_0', 'decode_33', 'update'} <= parts
-  assert all(row['roofline_seconds'] >= 0 for row in rows)
+  for row in rows:
+    assert 0 <= row['roofline_seconds'] <= row['seconds_estimate']
 
 
 @pytest.mark.slow
@@ -117,11 +118,19 @@ def test_a_guess_ranks_settings_without_a_compiler():
   [
     ('--topology=v9:2x2', 'v9:2x2'),
     ('--topology=v5e:4by4', 'chip and a shape'),
-    ('--depths=2', 'libtpu|depths|topology'),
+    ('--depths=2', "depths='2' is not two growing numbers"),
+    ('--depths=2,4', "depths='2,4' does not end below the 1 layers"),
+    ('--output=/not/there/fit.json', 'in a folder that is not there; make it'),
   ],
 )
 def test_a_flag_that_cannot_be_used_is_refused_in_a_sentence(flag, said):
-  assert re.search(said, commands.refusal(fit, *FLAGS, flag))
+  where = () if 'topology' in flag else ('--topology=v5e:2x2',)
+  assert re.search(said, commands.refusal(fit, *FLAGS, *where, flag))
+
+
+def test_a_name_of_no_program_is_refused_with_those_that_there_are():
+  with pytest.raises(ValueError, match=r"'learn' .* there are train/step\."):
+    fit.fit(tiny(), 'v5e:2x2', config='', only='learn')
 
 
 @pytest.mark.tpu
