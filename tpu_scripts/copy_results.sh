@@ -10,9 +10,7 @@
 # shellcheck source=tpu_scripts/shared.sh
 source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
 read_settings 'workdir to' 'checkpoints no_logs' "$@"
-[[ $flag_workdir =~ ^gs://[a-z0-9][a-z0-9._-]+[a-z0-9]/. ]] ||
-  die "--workdir is '$flag_workdir', which must be gs://<bucket>/<folder>, as" \
-    'it was given to run.sh.'
+check_workdir "$flag_workdir" ', as it was given to run.sh'
 [[ -n $flag_to ]] || die '--to= is not given; name a folder here.'
 workdir=${flag_workdir%/}
 

@@ -6,6 +6,7 @@
 
 # shellcheck source=tpu_scripts/shared.sh
 source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
+takes_rest=yes
 read_settings '' '' "$@"
 needed type 'what to create, as v5litepod-16'
 

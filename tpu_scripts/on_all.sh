@@ -7,6 +7,7 @@
 
 # shellcheck source=tpu_scripts/shared.sh
 source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
+takes_rest=yes
 read_settings '' '' "$@"
 ((${#rest[@]})) || die 'No command: it comes after a lone --, as on_all.sh' \
   "--name=... -- python -c 'import jax; print(jax.local_devices())'."

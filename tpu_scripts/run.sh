@@ -6,9 +6,17 @@
 
 # shellcheck source=tpu_scripts/shared.sh
 source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
+takes_rest=yes
 read_settings '' '' "$@"
 # What an argument of a run must not hold: tokens of well-known services.
 secret='(hf_|ghp_|sk-|ya29\.|AIza|AKIA)[A-Za-z0-9_-]{16,}|PRIVATE KEY'
+
+check_gin_file() {
+  [[ $1 != /* && /$1/ != */../* && -f $repository/$1 ]] ||
+    die "--gin_file is '$1', which is no file of this checkout: paths begin at" \
+      'the top of the repository and stay in it; correct it, as' \
+      '--gin_file=experiments/score_math/run.gin.'
+}
 
 check_arguments() {
   local word gin_files=0 workdir=''
@@ -21,18 +29,20 @@ check_arguments() {
     case $word in
       --gin_file=*)
         gin_files=$((gin_files + 1))
-        [[ -f $repository/${word#*=} || $word == --gin_file=/* ]] ||
-          die "--gin_file is '${word#*=}', which is not in this checkout;" \
-            'correct it: paths begin at the top of the repository.' ;;
+        check_gin_file "${word#*=}" ;;
       --workdir=*) workdir=${word#*=} ;;
       --distributed*) die "'$word' is set by run.sh itself; leave it out." ;;
+      -gin?f* | --gin?f* | --ginf*)
+        die "'$word' names no gin file; the flag is --gin_file=<path>, with =." ;;
+      -work* | --work*)
+        die "'$word' names no folder; the flag is" \
+          '--workdir=gs://<bucket>/<folder>, with =.' ;;
     esac
   done
-  ((gin_files)) || die 'No --gin_file= after --; a run is a gin file, as' \
-    '--gin_file=experiments/score_math/run.gin.'
-  [[ $workdir =~ ^gs://[a-z0-9][a-z0-9._-]+[a-z0-9]/. ]] || die "--workdir is" \
-    "'$workdir', which must be gs://<bucket>/<folder>: all workers write to" \
-    'it, and the disk of a TPU ends with it.'
+  ((gin_files)) || die 'No --gin_file=<path> after --; a run is a gin file,' \
+    'as --gin_file=experiments/score_math/run.gin.'
+  check_workdir "$workdir" \
+    ' (all workers write to it, and the disk of a TPU ends with it)'
 }
 
 remote() { quoted bash "$worker_script" "$@"; }

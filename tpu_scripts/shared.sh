@@ -19,6 +19,9 @@ worker_script=selfimprove/tpu_scripts/worker.sh
 archive_there=selfimprove.tar.gz
 secrets_there=.selfimprove_secrets
 
+# Whether a script takes what follows a lone --; those that do say yes.
+takes_rest=''
+
 # Each setting is TPU_<NAME> in the environment and in a settings file, and
 # --<name>= on a command line. The command line wins, then the environment.
 settings=(name zone project type runtime slices capacity network subnetwork
@@ -94,6 +97,9 @@ read_settings() {
     fi
   done
   [[ -z $flag_help ]] || print_help
+  [[ -n $takes_rest ]] || ((${#rest[@]} == 0)) || die "'${rest[0]}' follows a" \
+    "lone --, after which $(basename "$0") takes nothing; leave it out, and" \
+    'give flags without the --.'
   read_settings_file "${given[settings]:-${TPU_SETTINGS:-}}"
   unset 'given[settings]'
   for key in "${!given[@]}"; do
@@ -123,6 +129,9 @@ read_settings_file() {
     "--settings=, or copy tpu_scripts/settings.example.env there."
   while IFS= read -r line || [[ -n $line ]]; do
     number=$((number + 1))
+    [[ $line != *$'\r' ]] || die "Line $number of $file, '${line%$'\r'}'," \
+      'ends with a carriage return, and lines end with a newline alone;' \
+      "convert the file with dos2unix, or with tr -d '\\r' <old >new."
     [[ -n ${line//[[:space:]]/} && $line != \#* ]] || continue
     [[ $line =~ ^TPU_([A-Z_]+)=(.*)$ ]] || die "Line $number of $file is" \
       "'$line'; each line is TPU_<NAME>=<value>, as TPU_ZONE=us-east5-a."
@@ -193,6 +202,9 @@ check_settings() {
 }
 
 check_type() {
+  [[ ! $TPU_TYPE =~ ^v5e ]] || die "TPU_TYPE is '$TPU_TYPE', which must be" \
+    'v5litepod-<chips>, for so the type of v5e chips is called; correct' \
+    '--type= or TPU_TYPE, as --type=v5litepod-16.'
   matches type 'v[0-9]+[a-z]*-[0-9]+' \
     'a generation and a size, as v5litepod-16, v5p-128 or v6e-8' \
     'gcloud compute tpus accelerator-types list'
@@ -208,6 +220,18 @@ check_type() {
     *) die "TPU_RUNTIME is not set, and none is known for '$TPU_TYPE'; give" \
       "--runtime= from cloud.google.com/tpu/docs/runtimes." ;;
   esac
+}
+
+# check_workdir <workdir> <why it must be in a bucket>
+check_workdir() {
+  local bucket
+  [[ $1 =~ ^gs://([^/]+)/. ]] || die "--workdir is '$1', which must be" \
+    "gs://<bucket>/<folder>$2; correct --workdir=."
+  bucket=${BASH_REMATCH[1]}
+  [[ $bucket =~ ^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$ ]] ||
+    die "--workdir is '$1', whose bucket is '$bucket', but names of buckets" \
+      'have 3 to 63 characters (small letters, digits, -, _ and ., a letter' \
+      'or digit first and last); correct --workdir=.'
 }
 
 # --- gcloud -----------------------------------------------------------------

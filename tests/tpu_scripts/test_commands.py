@@ -113,6 +113,8 @@ CASES = {
   'delete': ['--yes'],
 }
 
+TAKES_MORE = {'create', 'run', 'on_all'}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize('slices', [[1], [1, 1]], ids=['one', 'multislice'])
@@ -140,6 +142,19 @@ def test_a_dry_run_needs_no_gcloud(cloud):
   (cloud.folder / 'here' / 'gcloud').unlink()
   for script, arguments in CASES.items():
     assert cloud.ok(script, '--dry_run', *arguments).startswith('gcloud ')
+
+
+@pytest.mark.parametrize('script', sorted({*CASES} - TAKES_MORE))
+def test_what_follows_a_lone_dash_is_never_passed_over(script, cloud):
+  sentence = cloud.refusal(script, *CASES[script], '--', 'extra', '--yes')
+  assert f"'extra' follows a lone --, after which {script}.sh takes" in sentence
+  assert 'leave it out' in sentence
+  assert not cloud.calls()
+
+
+@pytest.mark.parametrize('script', sorted({*CASES} - TAKES_MORE))
+def test_a_lone_dash_with_nothing_after_it_is_nothing(script, cloud):
+  cloud.ok(script, '--dry_run', *CASES[script], '--')
 
 
 def test_the_run_command_is_the_trainer_of_many_processes(cloud):

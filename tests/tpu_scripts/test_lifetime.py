@@ -10,6 +10,7 @@ import pytest
 
 from tests.tpu_scripts.cloud import SCRIPTS
 
+GIN = '--gin_file=experiments/score_math/run.gin'
 CREATE = ('create', '--type=v5litepod-16', '--poll_seconds=1')
 
 
@@ -50,7 +51,7 @@ def test_a_lost_tpu_is_said_with_what_to_do(script, state, cloud):
   cloud.be(states=[state] * 9)
   arguments = {
     'create': CREATE[1:],
-    'run': ['--', '--gin_file=/a.gin', '--workdir=gs://bucket/run'],
+    'run': ['--', GIN, '--workdir=gs://bucket/run'],
   }
   sentence = cloud.refusal(script, *arguments.get(script, ()))
   assert f'score is {state}' in sentence

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.tpu_scripts.cloud import SCRIPTS
+from tests.tpu_scripts.cloud import ROOT, SCRIPTS
 
 GIN = '--gin_file=experiments/score_math/run.gin'
 WORKDIR = '--workdir=gs://bucket/run'
@@ -266,6 +266,87 @@ def test_workers_that_were_not_set_up_are_told(cloud):
 def test_a_bad_run_is_one_sentence(arguments, said, cloud):
   assert said in cloud.refusal('run', *arguments)
   assert not cloud.calls()
+
+
+@pytest.mark.parametrize(
+  'path',
+  [
+    str(ROOT / 'experiments/score_math/run.gin'),
+    '/nowhere/run.gin',
+    f'../{ROOT.name}/experiments/score_math/run.gin',
+    'experiments/../../run.gin',
+    'experiments',
+    '',
+  ],
+)
+def test_a_gin_file_that_workers_do_not_have_is_refused(path, cloud):
+  arguments = ('--', f'--gin_file={path}', WORKDIR)
+  sentence = cloud.refusal('run', '--dry_run', *arguments)
+  assert f"--gin_file is '{path}', which is no file of this" in sentence
+  assert 'paths begin at the top of the repository' in sentence
+
+
+@pytest.mark.parametrize(
+  ('words', 'said'),
+  [
+    (('--gin_fil=a.gin', WORKDIR), "'--gin_fil=a.gin' names no gin file"),
+    (('--gin_file', 'a.gin', WORKDIR), "'--gin_file' names no gin file"),
+    (('-gin_file=a.gin', WORKDIR), "'-gin_file=a.gin' names no gin file"),
+    (('--gin-file=a.gin', WORKDIR), "'--gin-file=a.gin' names no gin file"),
+    ((GIN, '--workdir', 'gs://bucket/run'), "'--workdir' names no folder"),
+    ((GIN, '--work_dir=x'), "'--work_dir=x' names no folder"),
+  ],
+)
+def test_a_flag_that_is_nearly_right_is_shown_as_it_should_be(
+  words, said, cloud
+):
+  sentence = cloud.refusal('run', '--dry_run', '--', *words)
+  assert said in sentence
+  flag = '--gin_file=<path>' if 'gin file' in said else '--workdir=gs://'
+  assert f'the flag is {flag}' in sentence
+  assert sentence.endswith(', with =.')
+
+
+def test_bindings_may_be_a_word_of_their_own(cloud):
+  bindings = ('--gin_bindings', 'workdir_gin_file = 1')
+  assert 'workdir_gin_file = 1' in cloud.ok(
+    'run', '--dry_run', *TRAIN, *bindings
+  )
+
+
+def said_of(cloud, workdir: str) -> list[str]:
+  """What run.sh and copy_results.sh say of a folder in a bucket."""
+  flag = f'--workdir={workdir}'
+  run = cloud.run('run', '--dry_run', '--', GIN, flag)
+  copy = cloud.run('copy_results', '--dry_run', flag, '--to=x')
+  return [run.stderr, copy.stderr]
+
+
+BUCKETS = {
+  'refused': ('b', 'bb', 'b' * 64, 'Bucket', '-bucket', 'bucket.', 'a b c'),
+  'taken': ('abc', 'b' * 63, 'my_bucket-1.example'),
+}
+
+
+@pytest.mark.parametrize('bucket', BUCKETS['refused'])
+def test_the_rule_of_the_names_of_buckets_is_said_by_all(bucket, cloud):
+  for said in said_of(cloud, f'gs://{bucket}/x'):
+    assert f"'gs://{bucket}/x', whose bucket is '{bucket}', but" in said
+    assert 'names of buckets have 3 to 63 characters' in said
+    assert 'small letters, digits, -, _ and .' in said
+    assert said.endswith('correct --workdir=.\n')
+
+
+@pytest.mark.parametrize('bucket', BUCKETS['taken'])
+def test_a_bucket_with_a_good_name_is_taken_by_all(bucket, cloud):
+  assert said_of(cloud, f'gs://{bucket}/x') == ['', '']
+
+
+@pytest.mark.parametrize('workdir', ['gs://bucket', 'gs://bucket/', 'runs/a'])
+def test_a_folder_in_no_bucket_is_refused_by_all(workdir, cloud):
+  for said in said_of(cloud, workdir):
+    assert f"--workdir is '{workdir}', which must be gs://<bucket>/" in said
+    assert said.endswith('correct --workdir=.\n')
 
 
 def test_a_secret_on_a_command_line_is_refused_and_not_repeated(cloud):

@@ -95,6 +95,24 @@ def test_a_bad_line_of_a_settings_file_is_shown(line, said, cloud, tmp_path):
 
 
 @pytest.mark.parametrize(
+  ('number', 'text'),
+  [
+    (1, 'TPU_NAME=score\r\nTPU_ZONE=us-east5-a\r\n'),
+    (2, 'TPU_NAME=score\n# mine\r\n'),
+    (2, 'TPU_NAME=score\n\r\n'),
+    (2, 'TPU_NAME=score\nTPU_SLICES=1\r'),
+  ],
+)
+def test_a_line_with_a_carriage_return_is_said(number, text, cloud, tmp_path):
+  file = tmp_path / 'settings.env'
+  file.write_bytes(text.encode())
+  sentence = cloud.refusal('status', f'--settings={file}')
+  line = text.split('\n')[number - 1].rstrip('\r')
+  assert f"Line {number} of {file}, '{line}', ends with a carriage" in sentence
+  assert "tr -d '\\r' <old >new" in sentence
+
+
+@pytest.mark.parametrize(
   ('word', 'said'),
   [
     ('--zome=x', '--zome is no flag of status.sh'),
@@ -126,6 +144,14 @@ def test_an_unknown_generation_needs_a_runtime(cloud):
   sentence = cloud.refusal('create', '--type=v9x-8')
   assert "none is known for 'v9x-8'" in sentence
   cloud.ok('create', '--type=v9x-8', '--runtime=some', '--dry_run')
+
+
+@pytest.mark.parametrize('more', [(), ('--runtime=some',)])
+@pytest.mark.parametrize('kind', ['v5e-16', 'v5e', 'v5e:4x4'])
+def test_the_type_of_v5e_chips_is_told(kind, more, cloud):
+  sentence = cloud.refusal('create', '--dry_run', f'--type={kind}', *more)
+  assert f"TPU_TYPE is '{kind}', which must be v5litepod-<chips>" in sentence
+  assert '--type=v5litepod-16' in sentence
 
 
 def test_several_slices_need_a_generation_that_can(cloud):
