@@ -95,7 +95,7 @@ _PUBLISHED = {
     'grpo': Fit('4,16,4', 1, 0, _MOST, _SUMS),
     'guide': Fit('1,64,4', 1, 0, _SOME, _SUMS),
     'nft': Fit('4,16,4', 1, 128, _SOME, _SUMS),
-    'tempo': Fit('1,64,4', 1, 0, _MOST, _SUMS),
+    'tempo': Fit('4,16,4', 1, 0, _MOST, _SUMS),
   },
   ('v4:4x4x4', 'llama-3.1-8b'): {
     'score': Fit('2,8,4', 2, 0, _SOME, _GATHERS),
