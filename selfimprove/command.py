@@ -31,6 +31,8 @@ Define = Callable[[flags.FlagValues], None]
 Main = Callable[[flags.FlagValues], None]
 """Does what parsed flags say."""
 
+_HELP = frozenset(('--help', '-help', '--helpshort', '-helpshort', '-h', '-?'))
+
 
 def define_config_flags(values: flags.FlagValues) -> None:
   """Defines the flags that name a configuration.
@@ -74,12 +76,17 @@ def start(define_flags: Define, main: Main) -> None:
   """Runs a command with the arguments of the process, and exits.
 
   Libraries say only what is at least a warning; `--verbosity=0` shows all, and
-  `--verbosity=1` the traceback of an error as well.
+  `--verbosity=1` the traceback of an error as well. `--help` lists the flags:
+  that of absl leaves out those that another module defines, and ends with 1.
 
   Args:
     define_flags: of the command.
     main: what it does.
   """
+  if not _HELP.isdisjoint(sys.argv[1:]):
+    text = help_text(sys.modules['__main__'].__doc__, define_flags)
+    sys.stdout.write(f'{text}\n')
+    return
   define_flags(flags.FLAGS)
 
   def run(argv: list[str]) -> None:
@@ -91,6 +98,24 @@ def start(define_flags: Define, main: Main) -> None:
     finish(main, flags.FLAGS)
 
   app.run(run)
+
+
+def help_text(doc: str | None, define_flags: Define) -> str:
+  """What a command is for, and all of its flags.
+
+  Args:
+    doc: docstring of its module.
+    define_flags: of the command.
+
+  Returns:
+    The docstring, then the flags by name with their help and default.
+  """
+  values = flags.FlagValues()
+  define_flags(values)
+  for name in values:
+    # Under one heading, whatever module defines it.
+    values.register_key_flag_for_module('flags', values[name])
+  return f'{(doc or "").strip()}\n{values.module_help("flags")}'
 
 
 def _is_for_users(record: std_logging.LogRecord) -> bool:

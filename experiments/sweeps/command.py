@@ -101,6 +101,8 @@ def main(sweep: Sweep, options: flags.FlagValues) -> None:
   if not options.workdir:
     raise ConfigError('No --workdir given; name a folder.')
   _check(options)
+  if options.collect:
+    _check_begun(runs, options.workdir)
   with _workdir(sweep, options) as workdir:
     try:
       _launch(sweep, runs, workdir, options)
@@ -118,6 +120,18 @@ def _check(options: flags.FlagValues) -> None:
     raise ConfigError(
       f'--devices is given {len(options.devices)} times for '
       f'--jobs={options.jobs}; give it once per job.'
+    )
+
+
+def _check_begun(runs: Sequence[Run], workdir: str) -> None:
+  """Refuses to collect where neither a sweep nor one of its runs was begun."""
+  # A cloud's jobs make the folders of their runs, and nothing else.
+  traces = [plan.folder(workdir, run) for run in runs]
+  traces.append(os.path.join(workdir, unchanged.SWEEP_FILE))
+  if not any(map(os.path.exists, traces)):
+    raise ConfigError(
+      f'No sweep is in {workdir}, so that nothing can be collected; name the '
+      '--workdir of one that was begun, or leave out --collect to begin it.'
     )
 
 

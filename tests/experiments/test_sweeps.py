@@ -421,6 +421,23 @@ def test_collecting_begins_nothing(tmp_path, capsys, monkeypatch):
   assert '1 of 6 runs finished' in capsys.readouterr().out
 
 
+def test_collecting_shows_a_sweep_that_has_no_run_yet(tmp_path, capsys):
+  # Its jobs are in the queue.
+  unchanged.check(str(tmp_path), make())
+  _run(make(), '--collect', f'--workdir={tmp_path}')
+  assert '0 of 6 runs finished' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('launcher', command.LAUNCHERS)
+def test_without_a_sweep_nothing_is_collected_nor_written(launcher, tmp_path):
+  for workdir in (tmp_path / 'absent', tmp_path):
+    with pytest.raises(SystemExit, match=f'^Error: No sweep is in {workdir}, '):
+      _run(
+        make(), '--collect', f'--workdir={workdir}', f'--launcher={launcher}'
+      )
+  assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize(
   ('given', 'sentence'),
   [
