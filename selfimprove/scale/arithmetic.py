@@ -66,14 +66,16 @@ def _attention(op: Op, computation: Computation) -> float:
     for name in op.operands
     if name in computation.ops
     for shape in computation.ops[name].shapes
-    if len(shape.dims) == 4 and shape.dtype != 's32'
+    if len(shape.dims) in (3, 4) and shape.dtype in ('bf16', 'f32')
   ]
   if not kind or len(wide) < 2:
     return 0.0
-  (rows, heads, length, size), keys = wide[0], wide[1]
+  # One row on a chip has no axis of rows.
+  (*rows, heads, length, size), (*_, slots, _) = wide[0], wide[1]
   # Query i of the last `length` slots sees all before it, blocks or not.
-  seen = keys[2] - (length - 1) / 2
-  return _SPLASH_PRODUCTS[kind[1]] * 2.0 * rows * heads * length * seen * size
+  seen = slots - (length - 1) / 2
+  each = 2.0 * math.prod(rows) * heads * length * size
+  return _SPLASH_PRODUCTS[kind[1]] * each * seen
 
 
 def _convolution(op: Op, computation: Computation) -> float:

@@ -305,23 +305,23 @@ def test_a_reduction_that_scatters_is_half_of_one_that_does_not():
   assert scattered[1] == whole[1] / 2
 
 
-def test_attention_kernels_count_what_their_queries_see():
+@pytest.mark.parametrize(('rows', 'axis'), [(2, '2,'), (1, '1,'), (1, '')])
+def test_attention_kernels_count_what_their_queries_see(rows, axis):
+  # A table of blocks comes first, as in the compiler's texts.
   text = KERNEL.replace(
-    'p: f32[8,8]', 'p: f32[8,8], q: bf16[2,4,8,16], k: bf16[2,1,24,16]'
-  )
-  text = text.replace(
     '  %kernel',
-    '  %q = bf16[2,4,8,16]{3,2,1,0} parameter(1)\n'
-    '  %k = bf16[2,1,24,16]{3,2,1,0} parameter(2)\n  %kernel',
+    '  %blocks = s8[1,2,2]{2,1,0} parameter(1)\n'
+    f'  %q = bf16[{axis}4,8,16]{{3,2,1,0}} parameter(2)\n'
+    f'  %k = bf16[{axis}1,24,16]{{3,2,1,0}} parameter(3)\n  %kernel',
     1,
   )
-  text = text.replace('custom-call(%p)', 'custom-call(%p, %q, %k, %k)')
+  text = text.replace('custom-call(%p)', 'custom-call(%blocks, %q, %k, %k)')
   text = text.replace('prefill/kernel', 'prefill/splash_mha_fwd_residuals')
   module = hlo.parse(text)
   found = cost.of_program(module, NETWORK)
-  # Two products for 2 rows of 4 heads of size 16; the last 8 of 24 places see
-  # 17 to 24 places.
-  wanted = 2 * 2 * 2 * 4 * 16 * sum(range(17, 25)) + 2 * 8**3
+  # Two products for rows of 4 heads of size 16; the last 8 of 24 places see 17
+  # to 24 places.
+  wanted = 2 * 2 * rows * 4 * 16 * sum(range(17, 25)) + 2 * 8**3
   assert sum(one.flops for one in found.values()) == wanted
 
 
