@@ -128,6 +128,8 @@ def test_a_flag_that_cannot_be_used_is_refused_in_a_sentence(flag, said):
   assert re.search(said, commands.refusal(fit, *FLAGS, *where, flag))
 
 
+@pytest.mark.tpu
+@needs_compiler
 def test_a_name_of_no_program_is_refused_with_those_that_there_are():
   with pytest.raises(ValueError, match=r"'learn' .* there are train/step\."):
     fit.fit(tiny(), 'v5e:2x2', config='', only='learn')
