@@ -109,7 +109,7 @@ _PUBLISHED = {
     'grpo': Fit('16,4,8', 1, 0, _ALL, _GATHERS + _SUMS),
     'guide': Fit('4,16,8', 1, 0, _ALL, _GATHERS + _SUMS),
     'nft': Fit('4,16,8', 1, 0, _ALL, _GATHERS + _SUMS),
-    'tempo': Fit('1,64,8', 1, 0, _ALL, _GATHERS + _SUMS),
+    'tempo': Fit('4,16,8', 1, 0, _ALL, _GATHERS + _SUMS),
   },
 }
 
