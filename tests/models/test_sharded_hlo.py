@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
-import os
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +15,7 @@ from selfimprove.models.config import TransformerConfig
 from selfimprove.models.transformer import make_policy
 from selfimprove.rollout.decode import Sampling
 from selfimprove.rollout.revise import Revise
+from selfimprove.scale import topology
 from selfimprove.scale.collectives import kind_of
 from selfimprove.scale.hlo import parse
 from selfimprove.training import step as steps
@@ -51,15 +50,9 @@ MESHES = [
 def devices(platform):
   if platform == 'cpu':
     return jax.devices()
-  if importlib.util.find_spec('libtpu') is None:
+  if not topology.has_compiler():
     pytest.skip('The compiler for TPUs is not installed (jax[tpu]).')
-  from jax.experimental import topologies
-
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
-  return topologies.get_topology_desc(
-    platform='tpu', topology_name=platform
-  ).devices
+  return topology.devices(platform)
 
 
 def arguments(mesh, state):
@@ -265,7 +258,7 @@ def test_a_token_is_drawn_with_parameters_where_they_are(training):
 @pytest.mark.tpu
 def test_an_update_with_the_kernel_for_tpus_compiles_over_all_axes():
   text = compiled(
-    'learn', 'v5e:2x4', tuple(MESHES[2].items()), attention='auto'
+    'learn', 'v5e:2x4', tuple(MESHES[2].items()), attention='splash'
   )
   # Forward, forward again, and back to queries and to keys.
   assert text.count('custom_call_target="tpu_custom_call"') >= 4
