@@ -164,9 +164,9 @@ def first_group(op: Op, partitions: int) -> tuple[int, ...]:
   Returns:
     Their numbers.
   """
-  pairs = re.search(r'source_target_pairs=\{\{(\d+),(\d+)\}', op.rest)
+  pairs = _pairs(op)
   if pairs:
-    return int(pairs[1]), int(pairs[2])
+    return pairs[0]
   listed = re.search(r'replica_groups=\{\{([\d,]+)\}', op.rest)
   if listed:
     return tuple(int(n) for n in listed[1].split(','))
