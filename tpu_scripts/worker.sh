@@ -160,12 +160,13 @@ supervise() {
 # state <run>
 state() {
   local folder=$runs/$1 status
-  if alive && [[ $(current) == "$1" ]]; then
-    echo "'$1' is running since $(<"$folder/started")"
-  elif [[ -e $folder/exit_status ]]; then
+  # First, for the supervisor still holds the lock when it has written this.
+  if [[ -e $folder/exit_status ]]; then
     status=$(<"$folder/exit_status")
     echo "'$1' ended with status $status"
     [[ $status == 0 ]] || die "last line: $(tail -n 2 "$folder/log" | head -n 1)"
+  elif alive && [[ $(current) == "$1" ]]; then
+    echo "'$1' is running since $(<"$folder/started")"
   elif [[ -d $folder ]]; then
     die "'$1' is gone without an exit status: the worker was restarted or" \
       "somebody killed it; the same run.sh resumes it."
@@ -183,6 +184,8 @@ log() {
   if [[ -n $3 ]] && alive && [[ $(current) == "$1" ]]; then
     # It ends with the run.
     tail -n "$2" -F --pid="$(<"$folder/pid")" "$folder/log" 2>/dev/null
+    # The supervisor has yet to write with which status.
+    flock --shared --timeout 10 "$runs/lock" true || true
   else
     tail -n "$2" "$folder/log"
   fi

@@ -195,8 +195,12 @@ def test_ctrl_c_while_looking_does_not_end_the_run(host):
 
 @pytest.mark.slow
 def test_looking_ends_with_the_run(host):
-  behave(host.homes()[0], 'sleep 0.3; echo the end; exit 0')
+  behave(host.homes()[0], 'sleep 0.5; echo the end; exit 0')
   host.ok('run', *TRAIN)
+  # The supervisor dates its last line; here it takes longer than `tail` does.
+  date = host.homes()[0] / 'selfimprove_venv/bin/date'
+  date.write_text('#!/bin/sh\nsleep 1.5; PATH=/usr/bin:/bin exec date "$@"\n')
+  date.chmod(0o755)
   printed = host.ok('logs')
   assert '[0.0] the end' in printed
   assert "'train' ended with status 0" in printed
