@@ -14,6 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+# Fewer would be long: of GPT-2's 50257 tokens, one block is all that divides.
+_FEW_BLOCKS = 64
+
 
 def keyed_uniforms(
   row_keys: Key[Array, 'b'], positions: Int[Array, 'n']
@@ -103,13 +106,25 @@ def _nucleus(
   return jnp.where(keep, sorted_logits, -jnp.inf)
 
 
+def _blocks(vocab: int) -> tuple[int, int]:
+  """How many blocks of how many tokens, near the root of the vocabulary each.
+
+  Those of a large vocabulary are a power of two that divides it, so that they
+  divide over the devices that share its logits, and nobody gathers these.
+  """
+  width = math.isqrt(vocab - 1) + 1
+  blocks = math.gcd(vocab, 1 << (width.bit_length() - 1))
+  if blocks < _FEW_BLOCKS:
+    return -(-vocab // width), width
+  return blocks, vocab // blocks
+
+
 def _invert_cdf(
   logits: Float[Array, 'b v'], uniforms: Float[Array, 'b 2']
 ) -> tuple[Int[Array, 'b'], Float[Array, 'b']]:
   """Tokens by two-level inversion, and their log-probabilities."""
   rows, vocab = logits.shape
-  width = math.isqrt(vocab - 1) + 1
-  blocks = -(-vocab // width)
+  blocks, width = _blocks(vocab)
   top = jnp.max(logits, axis=-1, keepdims=True)
   mass = jnp.exp(logits - top)
   mass = jnp.pad(mass, ((0, 0), (0, blocks * width - vocab)))

@@ -177,6 +177,17 @@ def test_sampling_sends_each_parameter_once_and_no_cache(platform, sizes):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('platform', ['cpu', TPU])
+def test_a_token_is_drawn_with_its_logits_where_they_are(platform):
+  sizes, vocab = MESHES[1], 64 * 74
+  text = compiled('sample', platform, tuple(sizes.items()), vocab_size=vocab)
+  sent = [op for op in hlo.in_loops(parse(text)) if kind_of(op)]
+  # A block of a row at most, and there are 64.
+  rows = ROWS // sizes['fsdp']
+  assert max(r.size for r in hlo.shapes(sent)) <= rows * vocab // 64
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('sizes', MESHES, ids=ids)
 @pytest.mark.parametrize('platform', ['cpu', TPU])
 def test_an_update_gathers_a_layer_at_a_time_and_no_logits(platform, sizes):

@@ -49,14 +49,23 @@ def test_each_token_owns_its_probability_of_the_unit_square(vocab, temperature):
   np.testing.assert_allclose(share, probs, atol=2 / 200)
 
 
-@pytest.mark.parametrize('how', [{}, {'top_k': 20}, {'top_p': 0.9}])
-def test_frequencies_are_those_of_the_softmax(how):
-  logits, draws = random_logits(30, scale=1.0), 50_000
+# The blocks of 4096 tokens are a power of two that divides them.
+@pytest.mark.parametrize(
+  ('vocab', 'scale', 'how'),
+  [
+    (30, 1.0, {}),
+    (30, 1.0, {'top_k': 20}),
+    (30, 1.0, {'top_p': 0.9}),
+    (4096, 0.2, {}),
+  ],
+)
+def test_frequencies_are_those_of_the_softmax(vocab, scale, how):
+  logits, draws = random_logits(vocab, scale=scale), 50_000
   keys = jax.random.split(jax.random.key(5), draws)
   uniforms = sampling.keyed_uniforms(keys, jnp.array([7]))[:, 0]
   tokens, logprobs = draw(logits, uniforms, **how)
-  seen = np.bincount(tokens, minlength=30)
-  expected = np.zeros(30)
+  seen = np.bincount(tokens, minlength=vocab)
+  expected = np.zeros(vocab)
   expected[tokens] = draws * np.exp(logprobs)
   np.testing.assert_allclose(np.sum(expected), draws, rtol=1e-5)
   kept = expected > 0
@@ -168,7 +177,14 @@ def test_a_forbidden_token_is_never_drawn(how):
   assert np.all(np.isfinite(logprobs))
 
 
-@pytest.mark.parametrize('vocab', [1, 2, 7, 16, 100])
+@pytest.mark.parametrize('vocab', [32000, 128256, 151936, 256000, 262144])
+def test_blocks_of_a_published_vocabulary_divide_over_devices(vocab):
+  blocks, width = sampling._blocks(vocab)
+  assert blocks * width == vocab
+  assert blocks % 64 == 0
+
+
+@pytest.mark.parametrize('vocab', [1, 2, 7, 16, 100, 4096, 8191, 8256])
 def test_the_smallest_and_largest_uniforms_stay_in_the_vocabulary(vocab):
   ends = jnp.array([[0.0, 0.0], [LAST, LAST], [0.0, LAST], [LAST, 0.0]])
   for seed in range(5):
