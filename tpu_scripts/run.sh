@@ -16,6 +16,10 @@ check_gin_file() {
     die "--gin_file is '$1', which is no file of this checkout: paths begin at" \
       'the top of the repository and stay in it; correct it, as' \
       '--gin_file=experiments/score_math/run.gin.'
+  ! git -C "$repository" rev-parse --git-dir >/dev/null 2>&1 ||
+    git -C "$repository" ls-files --error-unmatch "$1" >/dev/null 2>&1 ||
+    die "--gin_file is '$1', which git does not track, so that setup.sh did" \
+      "not bring it to the workers; run git add $(quoted "$1") and setup.sh."
 }
 
 check_arguments() {

@@ -19,6 +19,9 @@ check_secrets() {
     number=$((number + 1))
     [[ -z $line || $line =~ ^(#|[A-Za-z_][A-Za-z0-9_]*=) ]] ||
       die "Line $number of '$1' is not KEY=value; correct it."
+    [[ $line != *$'\r' ]] || die "Line $number of '$1' ends with a carriage" \
+      'return, which would belong to the value; take those away, as with' \
+      "sed -i 's/\r\$//'."
   done <"$1"
 }
 

@@ -97,13 +97,19 @@ def test_without_eos_ids_the_last_token_of_a_finished_attempt_ends_it():
 
 def test_eos_ids_are_data_and_do_not_recompile():
   sample = rollout([[[5, 6, _EOS], [5, 6, _END]]])
-  judge = jax.jit(lambda verifier: verifier(sample, prompts([[5, 6]])))
+  traced = []
+
+  @jax.jit
+  def judge(verifier):
+    traced.append(verifier)
+    return verifier(sample, prompts([[5, 6]]))
+
   rewards = [
     judge(ExactMatch(eos_ids=jnp.asarray([ids], jnp.int32))).tolist()
     for ids in (_EOS, _END)
   ]
   assert rewards == [[[1.0, 0.0]], [[0.0, 1.0]]]
-  assert judge._cache_size() == 1
+  assert len(traced) == 1
 
 
 def test_prompts_of_another_rollout_are_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -288,6 +289,20 @@ def test_a_gin_file_that_workers_do_not_have_is_refused(path, cloud):
   sentence = cloud.refusal('run', '--dry_run', *arguments)
   assert f"--gin_file is '{path}', which is no file of this" in sentence
   assert 'paths begin at the top of the repository' in sentence
+
+
+def test_a_gin_file_that_git_does_not_track_is_refused(cloud, tmp_path):
+  copy = tmp_path / 'repository'
+  shutil.copytree(SCRIPTS, copy / 'tpu_scripts')
+  for name in ('mine.gin', 'known.gin'):
+    (copy / name).write_text('')
+  for words in ('init --quiet', 'add known.gin'):
+    subprocess.run(['git', *words.split()], cwd=copy, check=True)
+  run = (str(copy / 'tpu_scripts/run'), '--dry_run', '--')
+  sentence = cloud.refusal(*run, '--gin_file=mine.gin', WORKDIR)
+  assert "--gin_file is 'mine.gin', which git does not track" in sentence
+  assert 'run git add mine.gin and setup.sh' in sentence
+  cloud.ok(*run, '--gin_file=known.gin', WORKDIR)
 
 
 @pytest.mark.parametrize(
