@@ -13,8 +13,10 @@ REMAT = (
   'none',
   'full',
   'attention',
+  'attention_inputs',
   'attention_dots',
   'most_dots',
+  'mlp_dots',
   'dots',
   'offload_dots',
 )
@@ -73,8 +75,10 @@ class TransformerConfig:
     param_dtype: of stored parameters.
     remat: what of each block the backward pass recomputes: `none`, or `full`
       for all; `attention` keeps what kernels of attention mixed,
-      `attention_dots` the products of attention with parameters too,
-      `most_dots` also one of the feed-forward (its gate), `dots` all products,
+      `attention_inputs` queries, keys and values too, `attention_dots` also
+      the product behind attention, `most_dots` also one of the feed-forward
+      (its gate); `mlp_dots` keeps both wide products of the feed-forward, and
+      of attention what was mixed, keys and values; `dots` keeps all products,
       and `offload_dots` has these in the memory of the host.
     attention: what computes it where all tokens are read at once: `xla`;
       `splash`, the kernel for TPUs; `cudnn`, that for NVIDIA GPUs; or `auto`

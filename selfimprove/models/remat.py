@@ -10,12 +10,16 @@ from jax.ad_checkpoint import checkpoint_name
 
 MIXED = 'attention_mixed'
 """The name of what attention mixed, before it is projected."""
-_OF_ATTENTION = (MIXED, 'query', 'key', 'value', 'out')
+_INPUTS = (MIXED, 'query', 'key', 'value')
+_OF_ATTENTION = (*_INPUTS, 'out')
 KEPT = {
   'full': (),
   'attention': (MIXED,),
+  'attention_inputs': _INPUTS,
   'attention_dots': _OF_ATTENTION,
   'most_dots': (*_OF_ATTENTION, 'gate'),
+  # Where `dots` does not fit: more than `most_dots`, without queries and `out`.
+  'mlp_dots': (MIXED, 'key', 'value', 'gate', 'up'),
   'dots': (*_OF_ATTENTION, 'gate', 'up', 'down'),
 }
 """Policy -> what it keeps of a block, by the names of its products."""
