@@ -60,7 +60,14 @@ def test_each_policy_recomputes_less_than_the_one_before(qk_norm):
   params = make_policy(dataclasses.replace(CONFIG, qk_norm=qk_norm)).init(
     jax.random.key(0)
   )
-  names = ('full', 'attention_inputs', 'attention_dots', 'most_dots', 'dots', 'none')
+  names = (
+    'full',
+    'attention_inputs',
+    'attention_dots',
+    'most_dots',
+    'dots',
+    'none',
+  )
   counts = [
     str(slope(name, qk_norm=qk_norm).trace(params).jaxpr).count('dot_general')
     for name in names
