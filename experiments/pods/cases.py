@@ -102,7 +102,7 @@ _PUBLISHED = {
   ('v4:4x4x4', 'llama-3.1-8b'): {
     'score': Fit('2,8,4', 2, 0, _SOME, _GATHERS),
     'grpo': Fit('2,8,4', 2, 0, _SOME, _GATHERS),
-    'guide': Fit('2,8,4', 4, 0, _SOME, _GATHERS),
+    'guide': Fit('2,8,4', 4, 0, _MOST, _GATHERS),
     'nft': Fit('2,8,4', 4, 64, _SOME, _GATHERS),
     # Whole, for half of 448 samples does not divide over 64 chips.
     'tempo': Fit('2,8,4', 1, 0, _INPUTS, _GATHERS),
