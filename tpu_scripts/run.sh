@@ -16,10 +16,21 @@ check_gin_file() {
     die "--gin_file is '$1', which is no file of this checkout: paths begin at" \
       'the top of the repository and stay in it; correct it, as' \
       '--gin_file=experiments/score_math/run.gin.'
-  ! git -C "$repository" rev-parse --git-dir >/dev/null 2>&1 ||
-    git -C "$repository" ls-files --error-unmatch "$1" >/dev/null 2>&1 ||
+  ! git -C "$repository" rev-parse --git-dir >/dev/null 2>&1 || is_sent "$1" ||
     die "--gin_file is '$1', which git does not track, so that setup.sh did" \
-      "not bring it to the workers; run git add $(quoted "$1") and setup.sh."
+      "not bring it to the workers; run git add -f -- $(quoted "$1") and setup.sh."
+}
+
+# Whether setup.sh sends a path: git tracks it, or a link or submodule above it.
+is_sent() {
+  local path=$1 found
+  while [[ $path != . ]]; do
+    IFS= read -rd '' found < <(git --literal-pathspecs -C "$repository" \
+      ls-files -z -- "$path") || true
+    [[ $found != "$path" ]] || return 0
+    path=$(dirname -- "$path")
+  done
+  return 1
 }
 
 check_arguments() {

@@ -18,7 +18,7 @@ KEPT = {
   'attention_inputs': _INPUTS,
   'attention_dots': _OF_ATTENTION,
   'most_dots': (*_OF_ATTENTION, 'gate'),
-  # Where `dots` does not fit: more than `most_dots`, without queries and `out`.
+  # Where `dots` does not fit: both wide products, not queries and `out`.
   'mlp_dots': (MIXED, 'key', 'value', 'gate', 'up'),
   'dots': (*_OF_ATTENTION, 'gate', 'up', 'down'),
 }

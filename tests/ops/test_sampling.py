@@ -49,14 +49,14 @@ def test_each_token_owns_its_probability_of_the_unit_square(vocab, temperature):
   np.testing.assert_allclose(share, probs, atol=2 / 200)
 
 
-# The blocks of 4096 tokens are a power of two that divides them.
+# 4480 tokens have 64 blocks, for these divide them; else there would be 67.
 @pytest.mark.parametrize(
   ('vocab', 'scale', 'how'),
   [
     (30, 1.0, {}),
     (30, 1.0, {'top_k': 20}),
     (30, 1.0, {'top_p': 0.9}),
-    (4096, 0.2, {}),
+    (4480, 0.2, {}),
   ],
 )
 def test_frequencies_are_those_of_the_softmax(vocab, scale, how):
@@ -184,7 +184,22 @@ def test_blocks_of_a_published_vocabulary_divide_over_devices(vocab):
   assert blocks % 64 == 0
 
 
-@pytest.mark.parametrize('vocab', [1, 2, 7, 16, 100, 4096, 8191, 8256])
+@pytest.mark.parametrize(
+  ('vocab', 'blocks'),
+  [
+    (1, (1, 1)),
+    (16, (4, 4)),
+    (3968, (63, 63)),
+    (4031, (63, 64)),
+    (4032, (64, 63)),
+    (50257, (224, 225)),
+  ],
+)
+def test_other_vocabularies_have_blocks_as_long_as_their_root(vocab, blocks):
+  assert sampling._blocks(vocab) == blocks
+
+
+@pytest.mark.parametrize('vocab', [1, 2, 7, 16, 100, 4480, 8191, 8256])
 def test_the_smallest_and_largest_uniforms_stay_in_the_vocabulary(vocab):
   ends = jnp.array([[0.0, 0.0], [LAST, LAST], [0.0, LAST], [LAST, 0.0]])
   for seed in range(5):
@@ -196,10 +211,10 @@ def test_the_smallest_and_largest_uniforms_stay_in_the_vocabulary(vocab):
 
 
 def test_rounding_of_a_long_cumulative_sum_draws_no_token_without_mass():
-  # Blocks of 400 tokens (a vocabulary of 160,000) are summed in parallel: the
-  # sum then changes, by rounding, on entries that have no mass.
+  # Blocks of 501 tokens (of Llama's 128,256) are summed in parallel: the sum
+  # then changes, by rounding, on entries that have no mass.
   rng = np.random.default_rng(0)
-  mass = (rng.random((100, 400)) ** 4).astype(np.float32)
+  mass = (rng.random((100, 501)) ** 4).astype(np.float32)
   mass[rng.random(mass.shape) < 0.5] = 0
   cumulative = np.asarray(jnp.cumsum(mass, axis=-1))
   empty = mass[:, 1:] == 0

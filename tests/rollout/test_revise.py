@@ -269,14 +269,14 @@ def test_the_key_of_the_step_changes_the_samples(sampled):
 
 
 def test_eos_ids_and_instruction_are_arguments_of_the_compiled_program(
-  sampled,
+  sampled, caplog
 ):
-  given, before = tiny.prompts(), tiny.programs()
-  after = tiny.run(tiny.revise(eos=(0, 5, 8)), given)
+  given = tiny.prompts()
   told = dataclasses.replace(tiny.revise(), instruction=jnp.array([8, 8, 2]))
-  other = tiny.run(told, given)
-  hot = tiny.run(tiny.revise(temperature=2.0), given)
-  assert tiny.programs() == before
+  ends, hotter = tiny.revise(eos=(0, 5, 8)), tiny.revise(temperature=2.0)
+  with jax.log_compiles(), caplog.at_level('WARNING', 'jax'):
+    after, other, hot = (tiny.run(how, given) for how in (ends, told, hotter))
+  assert 'Compiling' not in caplog.text
   assert np.any(lengths(sampled, 0) != lengths(after, 0))
   # Another set of ends changes where a text stops, not what it says.
   both = (sampled.turn[:, :11] == 0) & (after.turn[:, :11] == 0)

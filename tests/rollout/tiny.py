@@ -73,27 +73,15 @@ def revise(*, temperature=1.0, group_size=2, eos=EOS, **kwargs):
   )
 
 
-_traced = []
-
-
 @functools.cache
 def _jitted():
-  def traced(how, *args):
-    _traced.append(how)
-    return how(POLICY, *args)
-
-  return jax.jit(traced)
+  return jax.jit(lambda how, *args: how(POLICY, *args))
 
 
 def run(how, given, seed=0, weights=None):
   """The rollout of `how` on the prompts `given`, compiled once per shape."""
   weights = params() if weights is None else weights
   return _jitted()(how, weights, given, jax.random.key(seed))
-
-
-def programs():
-  """How many programs `run` has traced so far."""
-  return len(_traced)
 
 
 def own_tokens(rollout, row):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
 import shutil
@@ -155,6 +156,18 @@ def test_a_run_that_was_swept_away_is_told_and_can_be_run_again(host):
 
 
 @pytest.mark.slow
+def test_a_run_has_ended_when_its_exit_status_is_written(host):
+  behave(host.homes()[0], 'exit 0')
+  host.ok('run', *TRAIN)
+  until(lambda: ended(host.homes()[0]))
+  # As the supervisor does for another moment.
+  lock = host.homes()[0] / 'selfimprove_runs/lock'
+  with lock.open() as held:
+    fcntl.flock(held, fcntl.LOCK_EX)
+    assert 'ended with status 0' in host.ok('status')
+
+
+@pytest.mark.slow
 def test_a_run_that_was_killed_leaves_the_signal(host):
   host.ok('run', *TRAIN)
   home = host.homes()[0]
@@ -294,15 +307,21 @@ def test_a_gin_file_that_workers_do_not_have_is_refused(path, cloud):
 def test_a_gin_file_that_git_does_not_track_is_refused(cloud, tmp_path):
   copy = tmp_path / 'repository'
   shutil.copytree(SCRIPTS, copy / 'tpu_scripts')
-  for name in ('mine.gin', 'known.gin'):
+  (copy / 'there').mkdir()
+  (copy / 'link').symlink_to('there')
+  sent = ('known.gin', ':x.gin', '-k.gin', 'there/a b.gin')
+  for name in (*sent, 'mine.gin', 'k*.gin', '-x.gin', 'there/mine.gin'):
     (copy / name).write_text('')
-  for words in ('init --quiet', 'add known.gin'):
-    subprocess.run(['git', *words.split()], cwd=copy, check=True)
+  for words in (('init', '--quiet'), ('add', '--', 'link', *sent)):
+    command = ['git', '--literal-pathspecs', *words]
+    subprocess.run(command, cwd=copy, check=True)
   run = (str(copy / 'tpu_scripts/run'), '--dry_run', '--')
-  sentence = cloud.refusal(*run, '--gin_file=mine.gin', WORKDIR)
-  assert "--gin_file is 'mine.gin', which git does not track" in sentence
-  assert 'run git add mine.gin and setup.sh' in sentence
-  cloud.ok(*run, '--gin_file=known.gin', WORKDIR)
+  for name in ('mine.gin', 'k*.gin', '-x.gin', 'there/mine.gin'):
+    sentence = cloud.refusal(*run, f'--gin_file={name}', WORKDIR)
+    assert f"--gin_file is '{name}', which git does not track" in sentence
+    assert 'run git add -f -- ' in sentence
+  for name in (*sent, 'link/a b.gin'):
+    cloud.ok(*run, f'--gin_file={name}', WORKDIR)
 
 
 @pytest.mark.parametrize(

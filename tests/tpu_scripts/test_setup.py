@@ -123,11 +123,12 @@ def test_a_bad_line_of_secrets_is_not_repeated(cloud, secrets):
   assert 'S3cr3t' not in sentence
 
 
-def test_line_ends_of_windows_do_not_become_secrets(cloud, secrets):
-  secrets.write_bytes(b'# mine\nA=1\r\n')
+@pytest.mark.parametrize('line', [b'A=1\r\n', b'\r\n'])
+def test_line_ends_of_windows_do_not_become_secrets(line, cloud, secrets):
+  secrets.write_bytes(b'# mine\n' + line)
   sentence = cloud.refusal('setup', f'--secrets={secrets}')
   assert f"Line 2 of '{secrets}' ends with a carriage return" in sentence
-  assert "sed -i 's/\\r$//'" in sentence
+  assert "tr -d '\\r'" in sentence
 
 
 def test_missing_secrets_are_told(cloud):
