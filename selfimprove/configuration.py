@@ -74,6 +74,8 @@ def build(
     )
   _check_files(files)
   gin.add_config_file_search_path(ROOT)
+  # Gin looks in Python packages too, and fails at folders that are none.
+  del gin_config._FILE_READERS[1:]
   try:
     gin.parse_config_files_and_bindings(
       list(files), None, finalize_config=False

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -62,6 +63,8 @@ def define_flags(values: flags.FlagValues) -> None:
     0.0,
     'Of the compiler, -1 to 1; -1 is many times faster, and its estimates of '
     'time are too long.',
+    lower_bound=-1.0,
+    upper_bound=1.0,
     flag_values=values,
   )
   flags.DEFINE_list(
@@ -181,6 +184,7 @@ def fit(
     depths=depths,
     options=options,
     wanted=lambda title: only in title,
+    say=_say,
   ):
     made = measure.rows(
       one, config=config, topology=where, chip=chip, model=experiment.model
@@ -284,4 +288,6 @@ def _say(sentence: str) -> None:
 
 
 if __name__ == '__main__':
+  # A compiler hears of Ctrl-C when it is done; nothing is lost by ending it.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
   command.start(define_flags, main)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from selfimprove import configuration
 from selfimprove.configuration import ConfigError, check_workdir
+from selfimprove.experiment import Experiment
 from tests.conformance import built
 
+DEMO = 'experiments/score_self_correction/run.gin'
 SCORE = 'gin_configs/algorithms/score.gin'
 
 
@@ -26,6 +29,14 @@ def test_an_override_that_scopes_override_everywhere_is_refused(
   assert binding in str(caught.value)
   assert f'`{decides}' in str(caught.value)
   assert '\n' not in str(caught.value)
+
+
+def test_configs_of_the_project_are_found_from_everywhere(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(configuration.ROOT)
+  assert len(configuration.build(Experiment, files=[DEMO]).stages) == 3
 
 
 def test_an_override_of_one_stage_is_accepted():

@@ -40,6 +40,11 @@ class Case(NamedTuple):
     return ' '.join((self.name, self.topology, self.mesh, *self.all_bindings))
 
   @property
+  def programs(self) -> tuple[str, ...]:
+    """Names of the programs of its stages."""
+    return _PROGRAMS.get(self.config, ('sample', 'learn'))
+
+  @property
   def all_bindings(self) -> tuple[str, ...]:
     """What is bound besides the config."""
     return (
@@ -49,6 +54,13 @@ class Case(NamedTuple):
       f'stages.Stage.compiler_options = {self.options}',
       *self.bindings,
     )
+
+
+# Of those that fill a batch (`Collect`), Guide's with second tries.
+_PROGRAMS = {
+  'guide': ('sample', 'retry', 'merge', 'collect', 'learn'),
+  'nft': ('sample', 'collect', 'learn'),
+}
 
 
 class Fit(NamedTuple):

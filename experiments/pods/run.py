@@ -1,9 +1,10 @@
 """Compiles the cases one by one and keeps what was found.
 
-    python -m experiments.pods.run [--only=nft] [--depths=4,8] [--effort=-1]
+    python -m experiments.pods.run [--only=nft] [--programs=learn]
 
-goes on where it was interrupted; `results/fit.json` has a row per program and
-part, and `docs/scale.md` the tables.
+goes on where it was interrupted: `results/fit.json` has a row per program and
+part, and `docs/scale.md` the tables, which `experiments.pods.page` renews.
+Quick estimates (`--depths=4,8`, `--effort=-1`) need an `--output` of their own.
 """
 
 from __future__ import annotations
@@ -47,30 +48,79 @@ def main(options: flags.FlagValues) -> None:
 
   Args:
     options: parsed flags.
+
+  Raises:
+    ValueError: a flag cannot be used as it is.
+    SystemExit: it was interrupted, or `fit` failed for a program.
   """
   path = pathlib.Path(options.output)
-  rows = json.loads(path.read_text()) if path.exists() else []
-  done = {row['key'] for row in rows}
-  wanted = [
-    case
-    for case in (*cases.published(), *cases.scaling())
-    if options.only in case.key
-  ]
-  for i, case in enumerate(wanted):
-    key = f'{case.key} | {options.programs} {options.depths} {options.effort:g}'
-    print(f'[{i + 1}/{len(wanted)}] {key}', file=sys.stderr, flush=True)
-    if key in done:
+  wanted = _wanted(options)
+  rows, failed = _read(path, options), []
+  for i, (case, program) in enumerate(wanted):
+    key = f'{case.key} | {program}'
+    title = f'[{i + 1}/{len(wanted)}] {case.name} {case.topology} {program}'
+    if any(row['key'] == key for row in rows):
+      _say(f'{title}: is there')
       continue
-    rows += [
-      {**row, 'key': key, 'effort': options.effort}
-      for row in _fit(case, options)
-    ]
+    _say(title)
+    try:
+      found = _fit(case, program, options)
+    except KeyboardInterrupt:
+      _say('Stopped; the same command goes on.')
+      raise SystemExit(130) from None
+    except subprocess.CalledProcessError:
+      failed.append(title)
+      continue
+    rows += [{**row, 'key': key} for row in found]
     _write(path, rows)
-  print(report.table(rows))
+  keys = {f'{case.key} | {program}' for case, program in wanted}
+  print(report.table([row for row in rows if row['key'] in keys]))
+  if failed:
+    sys.exit(f'Error: fit failed, as it says above, for {"; ".join(failed)}.')
 
 
-def _fit(case: cases.Case, options: flags.FlagValues) -> list[dict[str, Any]]:
-  """The rows of a case; a process each, so that its memory is given back."""
+def _wanted(options: flags.FlagValues) -> list[tuple[cases.Case, str]]:
+  found = [
+    (case, program)
+    for case in (*cases.published(), *cases.scaling())
+    for program in case.programs
+    if options.only in case.key and options.programs in program
+  ]
+  if not found:
+    raise ValueError(
+      f'only={options.only!r} and programs={options.programs!r} are in no '
+      'case; cases are as grpo llama-3.1-8b v4:4x4x4, programs as learn.'
+    )
+  return found
+
+
+def _read(
+  path: pathlib.Path, options: flags.FlagValues
+) -> list[dict[str, Any]]:
+  if (options.depths or options.effort) and path.resolve() == page.RESULTS:
+    raise ValueError(
+      f'depths={options.depths!r} and effort={options.effort:g} make estimates '
+      f'that do not belong in {path}; give them an --output of their own.'
+    )
+  if not path.parent.is_dir():
+    raise ValueError(
+      f'output={options.output!r} is in a folder that is not there; make it, '
+      'or name another.'
+    )
+  if not path.exists():
+    return []
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f'{path} is not JSON ({error}); remove it, or give another --output.'
+    ) from error
+
+
+def _fit(
+  case: cases.Case, program: str, options: flags.FlagValues
+) -> list[dict[str, Any]]:
+  """The rows of a program; a process each, so that its memory is given back."""
   with tempfile.TemporaryDirectory() as folder:
     output = os.path.join(folder, 'fit.json')
     subprocess.run(
@@ -84,7 +134,7 @@ def _fit(case: cases.Case, options: flags.FlagValues) -> list[dict[str, Any]]:
         f'--mesh={case.mesh}',
         f'--depths={options.depths}',
         f'--effort={options.effort}',
-        f'--programs={options.programs}',
+        f'--programs=/{program}',
         f'--output={output}',
       ],
       check=True,
@@ -95,10 +145,13 @@ def _fit(case: cases.Case, options: flags.FlagValues) -> list[dict[str, Any]]:
 
 
 def _write(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix('.tmp')
   temporary.write_text(json.dumps(rows, indent=1) + '\n')
   temporary.replace(path)
+
+
+def _say(sentence: str) -> None:
+  print(sentence, file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':

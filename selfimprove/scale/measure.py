@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ EFFORT = 'exec_time_optimization_effort'
 Options = Mapping[str, str | float]
 """Of the compiler: name -> value."""
 NO_OPTIONS: Options = {}
+_NO_OPTION = re.compile(r"No such compile option: '(.*?)'")
 UNROLLED = ('sample', 'retry', 'step')
 """Programs whose size grows with the layers: decoding has no loop over them."""
 
@@ -124,6 +126,11 @@ def _compiled(
   except jax.errors.JaxRuntimeError as error:
     there = sum(memory.on_a_chip(x) for x in program.operands)
     used = memory.of_refusal(str(error), arguments=there)
+    if used is None and (unknown := _NO_OPTION.search(str(error))):
+      raise ValueError(
+        f'The compiler has no option {unknown[1]!r}; correct compiler_options, '
+        'of the flag or of the stage.'
+      ) from error
     if used is None:
       raise
     return _refused(program, used, str(error), time.monotonic() - start)
@@ -149,6 +156,7 @@ def of_run(
   depths: Sequence[int] = (),
   options: Options = NO_OPTIONS,
   wanted: Callable[[str], bool] = bool,
+  say: Callable[[str], object] = bool,
 ) -> Iterator[Measured]:
   """All programs of a run, one after the other.
 
@@ -160,6 +168,7 @@ def of_run(
       are compiled in place of all; what they take is then a straight line.
     options: of the compiler, as for `measure`.
     wanted: (stage/program) -> whether to compile it.
+    say: is told what is compiled next, which takes seconds to many minutes.
 
   Yields:
     What each takes.
@@ -177,6 +186,7 @@ def of_run(
   for i, program in enumerate(programs.of_run(experiment, mesh)):
     if not wanted(program.title):
       continue
+    say(f'Compiling {program.title} ...')
     if len(shallow) == 2 and program.name in UNROLLED:
       near, far = (
         compiled(run[i], layers=n)
@@ -200,7 +210,8 @@ def rows(
     model: shape of the policy.
 
   Returns:
-    Objects for JSON.
+    Objects for JSON. Of a program that the compiler refuses nobody knows the
+    times: they are None.
   """
   program, taken = measured.program, measured.memory
   chips = program.mesh.size
@@ -209,6 +220,7 @@ def rows(
     model, program.stage, program.rollout, program.mesh.shape
   )
   parts = {k: c for k, c in measured.costs.items() if c.seconds or c.flops}
+  times = _time(parts, asked, needed, chip, chips)
   written = program.rollout.tokens.shape[1] - program.rollout.prompt_slots
   tokens = program.rollout.tokens.shape[0] * written
   shared = {
@@ -222,9 +234,7 @@ def rows(
     'hbm_gib_per_chip': _round(taken.peak / GIB),
     'hbm_gib_of_chip': _round(chip.hbm_bytes / GIB),
     'fits': not measured.refusal and taken.peak <= chip.hbm_bytes,
-    'advice': memory.advice(
-      taken, chip, samples=program.name in ('sample', 'retry')
-    ),
+    'advice': memory.advice(taken, chip, knobs=_knobs(program, model)),
     'hbm_gib': {
       name: _round(value / GIB)
       for name, value in dataclasses.asdict(taken).items()
@@ -232,7 +242,7 @@ def rows(
     'padding_share': _round(measured.padding),
     'layers_compiled': list(measured.layers),
     'compile_seconds': _round(measured.compile_seconds),
-    **_time(parts, asked, needed, chip, chips),
+    **(dict.fromkeys(times) if measured.refusal else times),
   }
   whole['tokens_per_second_per_chip'] = _rate(tokens, whole, chips)
   lines = [whole]
@@ -250,6 +260,15 @@ def rows(
       )
     lines.append(line)
   return lines
+
+
+def _knobs(program: Program, model: Any) -> memory.Knobs:
+  stage = program.stage
+  if program.name in ('sample', 'retry'):
+    group = stage.algorithm.rollout.group_size
+    count = program.rollout.tokens.shape[0] // group
+    return memory.Knobs(at_once=count // stage.plan.parts_to_sample(count))
+  return memory.Knobs(microbatches=stage.microbatches, remat=model.remat)
 
 
 def _time(
@@ -303,8 +322,10 @@ def _sides(part: Cost, chip: Chip, needed: float) -> dict[str, float]:
   }
 
 
-def _rate(tokens: float, row: Mapping[str, Any], chips: int) -> float:
+def _rate(tokens: float, row: Mapping[str, Any], chips: int) -> float | None:
   seconds = row['seconds_estimate']
+  if seconds is None:
+    return None
   return _round(tokens / seconds / chips) if seconds else 0.0
 
 

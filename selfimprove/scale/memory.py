@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -122,13 +122,30 @@ def of_refusal(message: str, *, arguments: float) -> float | None:
   return None
 
 
-def advice(memory: Memory, chip: Chip, *, samples: bool = False) -> str:
+class Knobs(NamedTuple):
+  """What can be turned, as it is.
+
+  Attributes:
+    at_once: prompts that are sampled together; 0 for programs that learn.
+    microbatches: of an update.
+    remat: what a layer keeps.
+  """
+
+  at_once: int = 0
+  microbatches: int = 1
+  remat: str = 'full'
+
+
+NO_KNOBS = Knobs()
+
+
+def advice(memory: Memory, chip: Chip, *, knobs: Knobs = NO_KNOBS) -> str:
   """Which knob would make a program fit.
 
   Args:
     memory: of the program.
     chip: whose memory it does not fit into.
-    samples: whether it samples; micro-batches do not divide that.
+    knobs: of the program.
 
   Returns:
     One sentence; empty if it fits.
@@ -151,9 +168,13 @@ def advice(memory: Memory, chip: Chip, *, samples: bool = False) -> str:
     f'{said}: temporaries have {memory.temporaries / GIB:.1f} GiB beside '
     f'{state / GIB:.1f} GiB of state; '
   )
-  if samples:
+  if knobs.at_once:
     return (
-      f'{said}divide the cache by {factor}: a {factor}-th of the prompts as '
-      'prompts_at_once, more chips along fsdp, or shorter attempts.'
+      f'{said}set prompts_at_once to {max(1, knobs.at_once // factor)} '
+      f'({knobs.at_once} now), put more chips along fsdp, or shorten attempts.'
     )
-  return f'{said}multiply microbatches by {factor}, and set remat to full.'
+  keep = '' if knobs.remat == 'full' else f', or remat ({knobs.remat}) to full'
+  return (
+    f'{said}set microbatches to {factor * knobs.microbatches} '
+    f'({knobs.microbatches} now){keep}.'
+  )

@@ -17,11 +17,14 @@ def sentence(row: dict[str, Any]) -> str:
   Returns:
     What it takes, and the advice where it does not fit.
   """
-  fits = 'fits' if row['fits'] else f'does NOT fit: {row["advice"]}'
+  fits = 'fits' if row['fits'] else 'does NOT fit'
+  seconds = row['seconds_estimate']
   return (
     f'{row["program"]}: {row["hbm_gib_per_chip"]:.4g} of '
-    f'{row["hbm_gib_of_chip"]:g} GiB, {fits}; {row["seconds_estimate"]:.4g} s '
+    f'{row["hbm_gib_of_chip"]:g} GiB, {fits}'
+    f'{"" if seconds is None else f"; {seconds:.4g} s"} '
     f'(compiled in {row["compile_seconds"]:.0f} s)'
+    f'{row["advice"] and ": " + row["advice"]}'
   )
 
 
@@ -40,15 +43,20 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     '|---|---|---|---|---|---|---|---|---|---|---|---|',
   ]
   for row in rows:
-    traffic = sum(row.get('collective_gib', {}).values())
-    rate = row.get('tokens_per_second_per_chip', '')
+    traffic = sum((row.get('collective_gib') or {}).values())
+    rate = row.get('tokens_per_second_per_chip')
+    times = '? | ? | ? | ?'
+    if row['seconds_estimate'] is not None:
+      times = (
+        f'{row["seconds_estimate"]:.3g} | {row["roofline_seconds"]:.3g} '
+        f'| {_SIDES[row["bound"]]} | {row["mfu_estimate"]:.0%}'
+      )
     lines.append(
       f'| {row["config"]} | {row["topology"]} | {row["mesh"]} '
       f'| {row["program"]} | {row["hbm_gib_per_chip"]:.3g} '
       f'| {"yes" if row["fits"] else "**no**"} '
-      f'| {row["seconds_estimate"]:.3g} | {row["roofline_seconds"]:.3g} '
-      f'| {_SIDES[row["bound"]]} | {row["mfu_estimate"]:.0%} '
-      f'| {rate and format(rate, ".4g")} | {traffic:.3g} |'
+      f'| {times} | {"" if rate is None else format(rate, ".4g")} '
+      f'| {traffic:.3g} |'
     )
   advice = [
     f'- {row["program"]} on {row["topology"]}: {row["advice"]}'
@@ -72,10 +80,11 @@ def ranking(found: Sequence[Any]) -> str:
     '|---|---|---|---|---|---|---|',
   ]
   for one in found:
-    row = one.row
+    row, seconds = one.row, one.row['seconds_estimate']
     lines.append(
       f'| {row["mesh"]} | {row["microbatches"]} | {row["remat"]} '
       f'| {row["hbm_gib_per_chip"]:.3g} | {"yes" if row["fits"] else "**no**"} '
-      f'| {row["seconds_estimate"]:.3g} | {row["how"]} |'
+      f'| {"?" if seconds is None else format(seconds, ".3g")} '
+      f'| {row["how"]} |'
     )
   return '\n'.join(lines)

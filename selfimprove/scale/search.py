@@ -265,7 +265,8 @@ def _compiled(
   say: Callable[[str], object],
 ) -> Found:
   mesh = one.experiment.mesh.make(devices)
-  peak, seconds, fits = 0.0, 0.0, True
+  peak, fits = 0.0, True
+  seconds: float | None = 0.0
   for measured in measure.of_run(
     one.experiment, mesh, chip, depths=depths, options=options
   ):
@@ -274,7 +275,11 @@ def _compiled(
     )[0]
     say(f'  {row["program"]}: {row["hbm_gib_per_chip"]:.4g} GiB')
     peak = max(peak, row['hbm_gib_per_chip'])
-    seconds, fits = seconds + row['seconds_estimate'], fits and row['fits']
+    fits = fits and row['fits']
+    if seconds is not None and row['seconds_estimate'] is not None:
+      seconds += row['seconds_estimate']
+    else:
+      seconds = None
   row = {
     **_setting(one.experiment),
     'hbm_gib_per_chip': peak,

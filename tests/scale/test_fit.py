@@ -14,6 +14,7 @@ from selfimprove.experiment import Experiment
 from selfimprove.scale import measure, search, topology
 from selfimprove.scale.chips import CHIPS, GIB
 from tests import commands
+from tests.commands import bind
 
 FLAGS = (
   *commands.TINY_RUN,
@@ -57,7 +58,7 @@ def test_what_does_not_fit_fits_with_the_knob_that_is_named():
   small = dataclasses.replace(CHIPS['v5e'], hbm_bytes=0.9 * large.memory.peak)
   _, rows = update_of(tiny(), small)
   assert not rows[0]['fits']
-  named = re.search(r'microbatches by (\d+)', rows[0]['advice'])
+  named = re.search(r'microbatches to (\d+)', rows[0]['advice'])
   assert named, rows[0]['advice']
   _, rows = update_of(tiny(int(named[1])), small)
   assert rows[0]['fits']
@@ -126,6 +127,35 @@ def test_a_guess_ranks_settings_without_a_compiler():
 def test_a_flag_that_cannot_be_used_is_refused_in_a_sentence(flag, said):
   where = () if 'topology' in flag else ('--topology=v5e:2x2',)
   assert re.search(said, commands.refusal(fit, *FLAGS, *where, flag))
+
+
+@pytest.mark.tpu
+@needs_compiler
+def test_an_option_that_the_compiler_does_not_know_is_named():
+  with pytest.raises(ValueError, match="has no option 'xla_nonsense'; correct"):
+    fit.fit(tiny(), 'v5e:2x2', config='', options={'xla_nonsense': 'true'})
+
+
+@pytest.mark.tpu
+@needs_compiler
+def test_nobody_knows_the_time_of_a_program_that_is_refused(tmp_path, capsys):
+  output = tmp_path / 'fit.json'
+  commands.run(
+    fit,
+    '--gin_file=experiments/pods/grpo.gin',
+    *bind("SIZE = 'qwen3-1.7b'"),
+    '--topology=v5e:2x2',
+    '--mesh=1,4,1',
+    '--programs=sample',
+    f'--output={output}',
+  )
+  (row,) = json.loads(output.read_text())
+  assert not row['fits']
+  assert row['seconds_estimate'] is row['bound'] is row['mfu_estimate'] is None
+  said = capsys.readouterr()
+  assert '| **no** | ? | ? | ? | ? |' in said.out
+  assert said.err.startswith('Compiling train/sample ...')
+  assert 'set prompts_at_once to' in said.err
 
 
 @pytest.mark.tpu

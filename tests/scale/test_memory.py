@@ -27,7 +27,23 @@ def test_a_state_that_is_too_large_asks_for_more_shards():
 def test_temporaries_that_are_too_large_ask_for_micro_batches():
   said = memory.advice(taken(arguments=4, temporaries=20), CHIPS['v5e'])
   assert '8.2 GiB too much' in said
-  assert 'microbatches by 2' in said
+  assert 'set microbatches to 2 (1 now).' in said
+
+
+def test_advice_names_what_is_set_and_what_to_set():
+  knobs = memory.Knobs(microbatches=3, remat='dots')
+  said = memory.advice(
+    taken(arguments=4, temporaries=20), CHIPS['v5e'], knobs=knobs
+  )
+  assert said.endswith('to 6 (3 now), or remat (dots) to full.')
+
+
+def test_samples_that_are_too_many_are_drawn_in_parts():
+  knobs = memory.Knobs(at_once=16)
+  said = memory.advice(
+    taken(arguments=4, temporaries=40), CHIPS['v5e'], knobs=knobs
+  )
+  assert 'set prompts_at_once to 4 (16 now)' in said
 
 
 def test_state_that_a_program_does_not_read_takes_room_all_the_same():
