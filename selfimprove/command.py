@@ -6,10 +6,12 @@ import logging as std_logging
 import sys
 from collections.abc import Callable
 
+import jax
 from absl import app, flags, logging
 
 from selfimprove.configuration import ConfigError, on_one_line
 from selfimprove.rewards.verifiers import VerifierError
+from selfimprove.training import compiler_options
 from selfimprove.training.agreement import OtherProcessError
 from selfimprove.training.finite import NonFiniteError
 from selfimprove.training.loop import StoppedByDetectorError
@@ -135,6 +137,11 @@ def finish(main: Main, options: flags.FlagValues) -> None:
   """
   try:
     main(options)
+  except jax.errors.JaxRuntimeError as error:
+    if not (said := compiler_options.refusal(error)):
+      raise
+    logging.debug('Where it happened:', exc_info=True)
+    sys.exit(f'Error: {said}')
   except USER_ERRORS as error:
     logging.debug('Where it happened:', exc_info=True)
     sys.exit(f'Error: {on_one_line(error)}')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,7 +24,6 @@ EFFORT = 'exec_time_optimization_effort'
 Options = Mapping[str, str | float]
 """Of the compiler: name -> value."""
 NO_OPTIONS: Options = {}
-_NO_OPTION = re.compile(r"No such compile option: '(.*?)'")
 UNROLLED = ('sample', 'retry', 'step')
 """Programs whose size grows with the layers: decoding has no loop over them."""
 
@@ -126,11 +124,6 @@ def _compiled(
   except jax.errors.JaxRuntimeError as error:
     there = sum(memory.on_a_chip(x) for x in program.operands)
     used = memory.of_refusal(str(error), arguments=there)
-    if used is None and (unknown := _NO_OPTION.search(str(error))):
-      raise ValueError(
-        f'The compiler has no option {unknown[1]!r}; correct compiler_options, '
-        'of the flag or of the stage.'
-      ) from error
     if used is None:
       raise
     return _refused(program, used, str(error), time.monotonic() - start)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+_REFUSED = re.compile(
+  r"No such compile option: '\S+'|While setting option .* is not a valid .*?\."
+)
 
 
 def parsed(pairs: Sequence[str]) -> dict[str, str]:
@@ -30,3 +35,19 @@ def parsed(pairs: Sequence[str]) -> dict[str, str]:
       )
     found[name] = value
   return found
+
+
+def refusal(error: Exception) -> str:
+  """What the compiler says of an option that it does not take.
+
+  Args:
+    error: of a compilation.
+
+  Returns:
+    One sentence; empty if it is about something else.
+
+  >>> refusal(RuntimeError("INVALID_ARGUMENT: No such compile option: 'a'"))
+  "No such compile option: 'a'; correct compiler_options."
+  """
+  said = _REFUSED.search(str(error))
+  return f'{said[0].rstrip(".")}; correct compiler_options.' if said else ''

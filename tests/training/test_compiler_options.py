@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from selfimprove import partitioning
+from selfimprove import partitioning, train
 from selfimprove.training import compiler_options
 from selfimprove.training.programs import Build
 from selfimprove.training.state import Models
+from tests import commands
 from tests.training import tiny
 
 
@@ -55,3 +56,18 @@ def test_the_compiler_is_given_them_for_all_programs_of_a_stage():
 def test_a_stage_refuses_what_is_no_pair():
   with pytest.raises(ValueError, match="compiler_options='xla' is not a name"):
     build(compiler_options=('xla',))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'option', ['xla_nonsense=true', 'xla_cpu_enable_fast_math=maybe']
+)
+def test_a_run_says_which_option_the_compiler_does_not_take(option, tmp_path):
+  said = commands.refusal(
+    train,
+    *commands.TINY_RUN,
+    *commands.bind(f"stages.Stage.compiler_options = ('{option}',)"),
+    f'--workdir={tmp_path}',
+  )
+  assert option.partition('=')[0] in said
+  assert said.endswith('; correct compiler_options.')
