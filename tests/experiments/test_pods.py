@@ -18,12 +18,6 @@ needs_compiler = pytest.mark.skipif(
   reason='needs libtpu, and a JAX whose compiler can be told to hurry',
 )
 CASES = [*cases.published()]
-# Every algorithm on one slice, and every slice; the whole table takes hours.
-COMPILED = [
-  case
-  for case in CASES
-  if case.topology == 'v5e:16x16' or case.config == 'grpo'
-]
 
 
 def short(case):
@@ -53,7 +47,7 @@ def test_every_algorithm_is_there_for_every_slice():
 
 @pytest.mark.tpu
 @needs_compiler
-@pytest.mark.parametrize('case', COMPILED, ids=short)
+@pytest.mark.parametrize('case', CASES, ids=short)
 def test_updates_of_the_papers_sizes_compile_and_fit(case, tmp_path):
   found = rows(case, tmp_path, '--programs=learn')
   assert found[0]['program'].endswith('/learn')
@@ -66,7 +60,7 @@ def test_updates_of_the_papers_sizes_compile_and_fit(case, tmp_path):
 @pytest.mark.tpu
 @needs_compiler
 def test_samples_of_a_papers_size_compile_and_fit(tmp_path):
-  (case,) = (c for c in COMPILED if short(c) == 'score-v5e:16x16')
+  (case,) = (c for c in CASES if short(c) == 'score-v5e:16x16')
   found = rows(case, tmp_path, '--programs=stage_one/sample', '--depths=1,2')
   parts = {row['program'].partition(':')[2] for row in found}
   assert {'prefill', 'extend', 'decode_0', 'decode_1135'} <= parts
