@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging as std_logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -123,6 +124,32 @@ def help_text(doc: str | None, define_flags: Define) -> str:
 def _is_for_users(record: std_logging.LogRecord) -> bool:
   """False for the checkpoint library's advice on how often to save."""
   return record.levelno >= std_logging.ERROR or 'orbax' not in record.pathname
+
+
+def say(sentence: str) -> None:
+  """Tells whoever waits, beside what is printed as the result.
+
+  Args:
+    sentence: one line.
+  """
+  sys.stderr.write(f'{sentence}\n')
+  sys.stderr.flush()
+
+
+def check_output(path: str) -> None:
+  """Refuses a file that could not be written, before the work is done.
+
+  Args:
+    path: of the flag `--output`; empty for none.
+
+  Raises:
+    ValueError: its folder is not there.
+  """
+  if not os.path.isdir(os.path.dirname(path) or '.'):
+    raise ValueError(
+      f'output={path!r} is in a folder that is not there; make it, or name '
+      'another.'
+    )
 
 
 def finish(main: Main, options: flags.FlagValues) -> None:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,11 +96,7 @@ def main(options: flags.FlagValues) -> None:
   """
   if not options.topology:
     raise ValueError('No topology is given; add --topology=v5e:16x16.')
-  if not os.path.isdir(os.path.dirname(options.output or '') or '.'):
-    raise ValueError(
-      f'output={options.output!r} is in a folder that is not there; make it, '
-      'or name another.'
-    )
+  command.check_output(options.output or '')
   # Nothing is computed: whatever devices are here stay free.
   jax.config.update('jax_platforms', 'cpu')
   experiment = configuration.build(
@@ -122,7 +116,7 @@ def main(options: flags.FlagValues) -> None:
       tries=options.tries,
       depths=depths,
       options=chosen,
-      say=_say,
+      say=command.say,
     )
     print(report.ranking(found))
     lines: list[dict[str, Any]] = [one.row for one in found]
@@ -184,12 +178,12 @@ def fit(
     depths=depths,
     options=options,
     wanted=lambda title: only in title,
-    say=_say,
+    say=command.say,
   ):
     made = measure.rows(
       one, config=config, topology=where, chip=chip, model=experiment.model
     )
-    _say(report.sentence(made[0]))
+    command.say(report.sentence(made[0]))
     lines += made
   return lines
 
@@ -281,10 +275,6 @@ def _numbers(text: str, flag: str) -> tuple[int, ...]:
       f'{flag}={text!r} is not a list of whole numbers; give some with commas '
       'between.'
     ) from error
-
-
-def _say(sentence: str) -> None:
-  print(sentence, file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':

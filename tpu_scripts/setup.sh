@@ -17,9 +17,7 @@ check_secrets() {
     "holds secrets; run chmod 600 $(quoted "$1")."
   while IFS= read -r line || [[ -n $line ]]; do
     number=$((number + 1))
-    [[ $line != *$'\r' ]] || die "Line $number of '$1' ends with a carriage" \
-      'return, and lines end with a newline alone; convert the file with' \
-      "dos2unix or tr -d '\r'."
+    check_line_end "$line" "Line $number of '$1'" # Which is not repeated.
     [[ -z $line || $line =~ ^(#|[A-Za-z_][A-Za-z0-9_]*=) ]] ||
       die "Line $number of '$1' is not KEY=value; correct it."
   done <"$1"

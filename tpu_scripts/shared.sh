@@ -118,6 +118,13 @@ print_help() {
   exit 0
 }
 
+# check_line_end <line> <which>
+check_line_end() {
+  [[ $1 != *$'\r' ]] || die "$2 ends with a carriage return, and lines end with" \
+    'a newline alone; convert the file with dos2unix, or with' \
+    "tr -d '\\r' <old >new."
+}
+
 # KEY=value lines. Not sourced: a file of settings is no program.
 read_settings_file() {
   local file=$1 line number=0 key variable
@@ -129,9 +136,7 @@ read_settings_file() {
     "--settings=, or copy tpu_scripts/settings.example.env there."
   while IFS= read -r line || [[ -n $line ]]; do
     number=$((number + 1))
-    [[ $line != *$'\r' ]] || die "Line $number of $file, '${line%$'\r'}'," \
-      'ends with a carriage return, and lines end with a newline alone;' \
-      "convert the file with dos2unix, or with tr -d '\\r' <old >new."
+    check_line_end "$line" "Line $number of $file, '${line%$'\r'}',"
     [[ -n ${line//[[:space:]]/} && $line != \#* ]] || continue
     [[ $line =~ ^TPU_([A-Z_]+)=(.*)$ ]] || die "Line $number of $file is" \
       "'$line'; each line is TPU_<NAME>=<value>, as TPU_ZONE=us-east5-a."

@@ -56,36 +56,35 @@ def main(options: flags.FlagValues) -> None:
   path = pathlib.Path(options.output)
   wanted = _wanted(options)
   rows, failed = _read(path, options), []
-  for i, (case, program) in enumerate(wanted):
-    key = f'{case.key} | {program}'
+  for i, (key, (case, program)) in enumerate(wanted.items()):
     title = f'[{i + 1}/{len(wanted)}] {case.name} {case.topology} {program}'
     if any(row['key'] == key for row in rows):
-      _say(f'{title}: is there')
+      command.say(f'{title}: is there')
       continue
-    _say(title)
+    command.say(title)
     try:
       found = _fit(case, program, options)
     except KeyboardInterrupt:
-      _say('Stopped; the same command goes on.')
+      command.say('Stopped; the same command goes on.')
       raise SystemExit(130) from None
     except subprocess.CalledProcessError:
       failed.append(title)
       continue
     rows += [{**row, 'key': key} for row in found]
     _write(path, rows)
-  keys = {f'{case.key} | {program}' for case, program in wanted}
-  print(report.table([row for row in rows if row['key'] in keys]))
+  print(report.table([row for row in rows if row['key'] in wanted]))
   if failed:
     sys.exit(f'Error: fit failed, as it says above, for {"; ".join(failed)}.')
 
 
-def _wanted(options: flags.FlagValues) -> list[tuple[cases.Case, str]]:
-  found = [
-    (case, program)
+def _wanted(options: flags.FlagValues) -> dict[str, tuple[cases.Case, str]]:
+  """Key of the rows -> the case and its program."""
+  found = {
+    f'{case.key} | {program}': (case, program)
     for case in (*cases.published(), *cases.scaling())
     for program in case.programs
     if options.only in case.key and options.programs in program
-  ]
+  }
   if not found:
     raise ValueError(
       f'only={options.only!r} and programs={options.programs!r} are in no '
@@ -102,11 +101,7 @@ def _read(
       f'depths={options.depths!r} and effort={options.effort:g} make estimates '
       f'that do not belong in {path}; give them an --output of their own.'
     )
-  if not path.parent.is_dir():
-    raise ValueError(
-      f'output={options.output!r} is in a folder that is not there; make it, '
-      'or name another.'
-    )
+  command.check_output(options.output)
   if not path.exists():
     return []
   try:
@@ -148,10 +143,6 @@ def _write(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
   temporary = path.with_suffix('.tmp')
   temporary.write_text(json.dumps(rows, indent=1) + '\n')
   temporary.replace(path)
-
-
-def _say(sentence: str) -> None:
-  print(sentence, file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':

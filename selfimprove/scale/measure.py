@@ -19,6 +19,7 @@ from selfimprove.scale.collectives import Network
 from selfimprove.scale.cost import Cost
 from selfimprove.scale.memory import Memory
 from selfimprove.scale.programs import Program
+from selfimprove.training.programs import at_once
 
 EFFORT = 'exec_time_optimization_effort'
 Options = Mapping[str, str | float]
@@ -258,9 +259,7 @@ def rows(
 def _knobs(program: Program, model: Any) -> memory.Knobs:
   stage = program.stage
   if program.name in ('sample', 'retry'):
-    group = stage.algorithm.rollout.group_size
-    count = program.rollout.tokens.shape[0] // group
-    return memory.Knobs(at_once=count // stage.plan.parts_to_sample(count))
+    return memory.Knobs(at_once=at_once(stage))
   return memory.Knobs(microbatches=stage.microbatches, remat=model.remat)
 
 

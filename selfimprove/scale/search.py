@@ -265,8 +265,7 @@ def _compiled(
   say: Callable[[str], object],
 ) -> Found:
   mesh = one.experiment.mesh.make(devices)
-  peak, fits = 0.0, True
-  seconds: float | None = 0.0
+  rows = []
   for measured in measure.of_run(
     one.experiment, mesh, chip, depths=depths, options=options
   ):
@@ -274,17 +273,13 @@ def _compiled(
       measured, config='', topology='', chip=chip, model=one.experiment.model
     )[0]
     say(f'  {row["program"]}: {row["hbm_gib_per_chip"]:.4g} GiB')
-    peak = max(peak, row['hbm_gib_per_chip'])
-    fits = fits and row['fits']
-    if seconds is not None and row['seconds_estimate'] is not None:
-      seconds += row['seconds_estimate']
-    else:
-      seconds = None
+    rows.append(row)
+  times = [row['seconds_estimate'] for row in rows]
   row = {
     **_setting(one.experiment),
-    'hbm_gib_per_chip': peak,
-    'fits': fits,
-    'seconds_estimate': seconds,
+    'hbm_gib_per_chip': max(row['hbm_gib_per_chip'] for row in rows),
+    'fits': all(row['fits'] for row in rows),
+    'seconds_estimate': None if None in times else sum(times),
     'how': 'compiled',
   }
   return Found(one.experiment, row)

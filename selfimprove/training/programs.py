@@ -137,7 +137,7 @@ def check_divides(stage: Stage, mesh: Mesh) -> None:
   if not divides(stage, shards):
     part, group = _part(stage)
     rows = 'packed rows' if stage.packed_rows else 'samples'
-    drawn = f', and {_at_once(stage)} prompts are sampled at once'
+    drawn = f', and {at_once(stage)} prompts are sampled at once'
     raise ValueError(
       f'Stage {stage.name!r}: a micro-batch has {part} prompts with {group} '
       f'{rows} each{drawn if stage.prompts_at_once else ""}; they do not '
@@ -157,7 +157,7 @@ def divides(stage: Stage, shards: int) -> bool:
     Whether no device is left without a row.
   """
   part, group = _part(stage)
-  samples = _at_once(stage) * stage.algorithm.rollout.group_size
+  samples = at_once(stage) * stage.algorithm.rollout.group_size
   return part * group % shards == 0 and samples % shards == 0
 
 
@@ -167,8 +167,15 @@ def _part(stage: Stage) -> tuple[int, int]:
   return part, stage.packed_rows or stage.algorithm.rollout.group_size
 
 
-def _at_once(stage: Stage) -> int:
-  """Prompts whose samples are drawn at one time."""
+def at_once(stage: Stage) -> int:
+  """Prompts whose samples are drawn at one time.
+
+  Args:
+    stage: with its prompts per step, and how many at most.
+
+  Returns:
+    The number of each part.
+  """
   count = stage.prompts_per_step
   return count // stage.plan.parts_to_sample(count)
 
